@@ -1,0 +1,473 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The algorithms of the compiled core, as typed functions on arrays.
+
+Every function takes NumPy arrays or torch tensors and returns the kind of its first array argument; a torch
+result lies on that argument's device. Tensors of other devices go through host memory, ``requires_grad`` is
+detached, and any other CPU object with ``__dlpack__`` is read too (the result is then NumPy). Matrices are
+never copied on the way in: strided, transposed and read-only ones are read where they lie. bfloat16 comes as
+torch, as ``ml_dtypes.bfloat16``, or as its bits in uint16 together with ``dtype="bfloat16"``.
+
+All functions check their arguments before any work: ``TypeError`` for a wrong kind or dtype, ``ValueError``
+for a wrong shape or value, with a message such as ``[cut_tree] n_clusters must be in [1, 8], got 9``. They
+release the GIL, may be called from several threads at once, and give the same bits for every number of
+threads and every instruction set.
+
+"STUN" below is Lee et al., ACL 2025, arXiv 2409.06211; "Wanda" is Sun et al., ICLR 2024, arXiv 2306.11695.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from stun_ext import _core
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Allocation",
+    "allocate_experts",
+    "apply_mask_",
+    "build_info",
+    "coactivation_distances",
+    "cut_tree",
+    "linkage",
+    "mixed_distances",
+    "nm_mask",
+    "num_threads",
+    "pairwise_distances",
+    "set_num_threads",
+    "star_clusters",
+    "star_clusters_count",
+    "wanda_mask",
+    "wanda_prune_",
+    "wanda_scores",
+]
+
+ArrayT = TypeVar("ArrayT", npt.NDArray[Any], "torch.Tensor")
+Array: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
+BitsName: TypeAlias = Literal["bfloat16"]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Experts kept per layer under one threshold; see `allocate_experts`.
+
+    Attributes:
+        threshold: Star-rule threshold (strict <) used in every layer.
+        counts: Experts kept, per layer.
+        requested_total: The total that was asked for.
+        reached_total: ``sum(counts)``.
+    """
+
+    threshold: float
+    counts: tuple[int, ...]
+    requested_total: int
+    reached_total: int
+
+
+# Distances --------------------------------------------------------------------------------------------------
+
+
+def pairwise_distances(
+    X: ArrayT, *, divide_by_frobenius: bool = False, dtype: BitsName | None = None
+) -> ArrayT:
+    """Euclidean distances between the rows of a router weight (STUN, section 4.2).
+
+    d(i, j) = ||x_i - x_j||_2, subtracted and summed in float64, so that near-duplicate rows and rows with a
+    large common mean keep their order.
+
+    Args:
+        X: Rows, [n, d], float32, float16, bfloat16 or float64; n >= 1, d >= 1, finite.
+        divide_by_frobenius: Divide every distance by the Frobenius norm of all of X.
+        dtype: "bfloat16" if X holds bfloat16 bits as uint16.
+
+    Returns:
+        float32 [n, n], symmetric with a zero diagonal.
+
+    Raises:
+        TypeError: X is no array, or of another dtype.
+        ValueError: X is not 2-D or empty, holds NaN or Inf (the row is named), or is all zero with
+            `divide_by_frobenius`.
+    """
+    return _like(X, _core.pairwise_distances(_host("pairwise_distances", "X", X), divide_by_frobenius, dtype))
+
+
+def coactivation_distances(A: ArrayT) -> ArrayT:
+    """Distances of the released STUN code between experts that are chosen together: D = -A / |mean(A)|.
+
+    The mean is taken over all E*E entries, zero diagonal included. The distances are not positive: the more
+    often two experts share a token, the lower.
+
+    Args:
+        A: Co-activation counts, [E, E], float32, float64 or int64: tokens routed to both experts; symmetric,
+            finite, zero diagonal.
+
+    Returns:
+        float32 [E, E] with a zero diagonal.
+
+    Raises:
+        TypeError: A is no array, or of another dtype.
+        ValueError: A is not square, not symmetric, not finite, has a non-zero diagonal, or its mean is zero.
+    """
+    return _like(A, _core.coactivation_distances(_host("coactivation_distances", "A", A)))
+
+
+def mixed_distances(
+    X: ArrayT, A: Array, mix: float, *, divide_by_frobenius: bool = False, dtype: BitsName | None = None
+) -> ArrayT:
+    """Router distances lowered by co-activation: D = pairwise_distances(X) - mix * A / |mean(A)|.
+
+    The mixed similarity of STUN, section 4.2; the two terms are added in float64.
+
+    Args:
+        X: Router rows, [E, d], as in `pairwise_distances`.
+        A: Co-activation counts, [E, E], as in `coactivation_distances`.
+        mix: Weight of the co-activation term; finite.
+        divide_by_frobenius: As in `pairwise_distances`.
+        dtype: "bfloat16" if X holds bfloat16 bits as uint16.
+
+    Returns:
+        float32 [E, E], symmetric with a zero diagonal.
+
+    Raises:
+        TypeError: As the two functions above.
+        ValueError: As the two functions above, if X and A disagree on E, or if `mix` is not finite.
+    """
+    rows, counts = _host("mixed_distances", "X", X), _host("mixed_distances", "A", A)
+    return _like(X, _core.mixed_distances(rows, counts, mix, divide_by_frobenius, dtype))
+
+
+# Clusters ---------------------------------------------------------------------------------------------------
+
+
+def star_clusters(D: ArrayT, threshold: float, min_clusters: int = 1) -> ArrayT:
+    """Clusters of the released STUN code's rule ("star").
+
+    One pass over the pairs i < j by (distance, i, j): it stops at distance >= threshold or at `min_clusters`
+    clusters, skips pairs that share a cluster, and merges if all distances from j to the cluster of i and
+    from i to the cluster of j are below the threshold; otherwise the pair's distance becomes infinite for the
+    tests that follow. This is not complete linkage, and the number of clusters does not always fall as the
+    threshold rises.
+
+    Args:
+        D: Distances, [E, E], float32 or float64, symmetric. The diagonal is not read. +Inf means "never
+            merge".
+        threshold: Any number but NaN; compared strictly.
+        min_clusters: Fewest clusters to leave, in [1, E].
+
+    Returns:
+        int64 [E]: the lowest expert in each expert's cluster.
+
+    Raises:
+        TypeError: D is no array, or of another dtype.
+        ValueError: D is not square or not symmetric, holds NaN or -Inf (the row is named), or an argument is
+            out of its range.
+    """
+    return _like(D, _core.star_clusters(_host("star_clusters", "D", D), threshold, min_clusters))
+
+
+def star_clusters_count(D: ArrayT, n_clusters: int) -> tuple[ArrayT, float]:
+    """The star rule at exactly `n_clusters` clusters.
+
+    The threshold is searched over the pair distances, with ``min_clusters=n_clusters``, until the rule ends
+    there.
+
+    Args:
+        D: Distances, [E, E], as in `star_clusters`.
+        n_clusters: In [1, E].
+
+    Returns:
+        The labels as in `star_clusters`, and the threshold: a pair distance, or an infinity (-Inf when every
+        expert stays alone).
+
+    Raises:
+        TypeError: As `star_clusters`.
+        ValueError: As `star_clusters`, or if infinite distances leave more than `n_clusters` at any
+            threshold.
+    """
+    labels, threshold = _core.star_clusters_count(_host("star_clusters_count", "D", D), n_clusters)
+    return _like(D, labels), threshold
+
+
+def linkage(Y: ArrayT, method: str, *, dtype: BitsName | None = None) -> ArrayT:
+    """Agglomerative clustering, in SciPy's layout.
+
+    Equal to ``scipy.cluster.hierarchy.linkage`` where the distances met are distinct. Among equal distances
+    the pair with the lowest (lower id, higher id) merges first.
+
+    Args:
+        Y: Condensed distances, [n * (n - 1) / 2], float32 or float64, finite; or observations, [n, d],
+            float32, float16, bfloat16 or float64. A 2-D array always means observations. Condensed distances
+            that are not contiguous float64 are converted.
+        method: "single", "complete", "average", "ward" or "centroid"; the last two need observations.
+        dtype: "bfloat16" if Y holds bfloat16 bits as uint16.
+
+    Returns:
+        float64 [n - 1, 4]: for each merge its two clusters (lower id first; n + i is the cluster made by
+        merge i), its height, and its number of observations. Centroid heights can decrease.
+
+    Raises:
+        TypeError: Y is no array, or of another dtype.
+        ValueError: An unknown method, ward or centroid on condensed distances, an impossible length, NaN or
+            Inf.
+    """
+    return _like(Y, _core.linkage(_host("linkage", "Y", Y), method, dtype))
+
+
+def cut_tree(Z: ArrayT, n_clusters: int | None = None, height: float | None = None) -> ArrayT:
+    """Flat clusters of a dendrogram, by number or by height (give exactly one).
+
+    By number, the first n - n_clusters merges are applied. By height, a merge is applied if it and all merges
+    below it are at most `height`, as ``scipy.cluster.hierarchy.fcluster(criterion="distance")`` does.
+
+    Args:
+        Z: Linkage matrix, [n - 1, 4], float64: from `linkage` or from SciPy.
+        n_clusters: In [1, n].
+        height: Any number but NaN.
+
+    Returns:
+        int64 [n]: the lowest observation in each observation's cluster.
+
+    Raises:
+        TypeError: Z is no array, or not float64.
+        ValueError: Z is no dendrogram, both or neither of the other arguments are given, or one is out of its
+            range.
+    """
+    return _like(Z, _core.cut_tree(_host("cut_tree", "Z", Z), n_clusters, height))
+
+
+def allocate_experts(
+    distances_per_layer: Iterable[Array], total: int, min_experts: int = 1, *, n_group: int = 1
+) -> Allocation:
+    """One star-rule threshold for all layers, such that the experts kept sum to `total` (STUN, section 4.2).
+
+    The released code bisects a step and may not end; this searches the pair distances themselves, always
+    ends, and gives the nearest reachable total. Of equally near totals the larger, of equal totals the lower
+    threshold.
+
+    Args:
+        distances_per_layer: One [E_l, E_l] matrix per layer, as `star_clusters` takes them (a 3-D array will
+            do).
+        total: Experts to keep over all layers, between the sum of the minima and the sum of E_l.
+        min_experts: Fewest experts of a layer, in [1, E_l].
+        n_group: Routing groups of equal, contiguous experts. With groups, experts of different groups never
+            merge, a layer keeps n_group times the most clusters of any of its groups, and `min_experts` must
+            be a multiple of `n_group`.
+
+    Returns:
+        The threshold, the counts per layer, and the totals asked and reached.
+
+    Raises:
+        TypeError: A layer is no array, or of another dtype.
+        ValueError: Any argument is out of its range, or a layer is illegal.
+    """
+    layers = [
+        _host("allocate_experts", f"distances_per_layer[{i}]", D) for i, D in enumerate(distances_per_layer)
+    ]
+    threshold, counts, requested, reached = _core.allocate_experts(layers, total, min_experts, n_group)
+    return Allocation(threshold, tuple(counts), requested, reached)
+
+
+# Weights ----------------------------------------------------------------------------------------------------
+
+
+def wanda_scores(W: ArrayT, input_sq_norm: Array | None = None, *, dtype: BitsName | None = None) -> ArrayT:
+    """Wanda scores (Wanda, equation 1): S_ij = |W_ij| * sqrt(input_sq_norm_j).
+
+    Args:
+        W: Weights, [R, C], float32, float16 or bfloat16, finite; a row is one output feature.
+        input_sq_norm: [C], float32 (float64 is rounded to it): per input feature the sum of its square over
+            the calibration tokens that reached this matrix; finite, >= 0. None means magnitude: S = |W|.
+        dtype: "bfloat16" if W holds bfloat16 bits as uint16.
+
+    Returns:
+        float32 [R, C].
+
+    Raises:
+        TypeError: W or `input_sq_norm` is no array, or of another dtype.
+        ValueError: Shapes disagree, NaN or Inf (the row or feature is named), or a negative norm.
+    """
+    weight, norms = _host("wanda_scores", "W", W), _norms("wanda_scores", input_sq_norm)
+    return _like(W, _core.wanda_scores(weight, norms, dtype))
+
+
+def wanda_mask(
+    W: ArrayT, input_sq_norm: Array | None, sparsity: float | Array, *, dtype: BitsName | None = None
+) -> ArrayT:
+    """The weights that Wanda keeps: in every row the lowest scores go, exactly as many as asked.
+
+    Ties go from the lowest column up, as a stable ascending sort has them.
+
+    Args:
+        W: Weights, [R, C], as in `wanda_scores`.
+        input_sq_norm: [C] or None (magnitude), as in `wanda_scores`.
+        sparsity: A share in [0, 1): int(C * sparsity) weights of each row go, truncated as in the released
+            code. Or integers, [R]: the number of weights to prune in each row, in [0, C].
+        dtype: "bfloat16" if W holds bfloat16 bits as uint16.
+
+    Returns:
+        bool [R, C], True = kept.
+
+    Raises:
+        TypeError: As `wanda_scores`, or `sparsity` is neither a number nor an integer array.
+        ValueError: As `wanda_scores`, or `sparsity` is out of its range or of the wrong length.
+    """
+    weight, norms = _host("wanda_mask", "W", W), _norms("wanda_mask", input_sq_norm)
+    return _like(W, _core.wanda_mask(weight, norms, _sparsity("wanda_mask", sparsity), dtype))
+
+
+def wanda_prune_(
+    W: Array, input_sq_norm: Array | None, sparsity: float | Array, *, dtype: BitsName | None = None
+) -> int:
+    """Zeroes in place the weights that `wanda_mask` would prune; no mask is made.
+
+    Args:
+        W: Writable weights, [R, C], as in `wanda_scores`; any strides, so ``expert.T`` of a transposed expert
+            works. A tensor of another device is copied to the host and back.
+        input_sq_norm: As in `wanda_mask`.
+        sparsity: As in `wanda_mask`.
+        dtype: "bfloat16" if W holds bfloat16 bits as uint16.
+
+    Returns:
+        How many weights of W are exactly zero afterwards, those included that were zero before.
+
+    Raises:
+        TypeError: As `wanda_mask`.
+        ValueError: As `wanda_mask`, or W is read-only or shares memory between its own elements. W is
+            unchanged then.
+    """
+    weight, norms = _host("wanda_prune_", "W", W), _norms("wanda_prune_", input_sq_norm)
+    zeros = _core.wanda_prune_(weight, norms, _sparsity("wanda_prune_", sparsity), dtype)
+    _write_back(W, weight)
+    return zeros
+
+
+def nm_mask(scores: ArrayT, n: int, m: int, *, dtype: BitsName | None = None) -> ArrayT:
+    """n:m mask: of every m consecutive columns the n highest scores stay; ties prune the lowest column first.
+
+    Args:
+        scores: [R, C], float32, float16 or bfloat16, without NaN; C a multiple of m.
+        n: Kept per block, 1 <= n < m.
+        m: Block length.
+        dtype: "bfloat16" if `scores` holds bfloat16 bits as uint16.
+
+    Returns:
+        bool [R, C], True = kept.
+
+    Raises:
+        TypeError: `scores` is no array, or of another dtype.
+        ValueError: n or m is illegal, C is no multiple of m, or NaN (the row is named).
+    """
+    return _like(scores, _core.nm_mask(_host("nm_mask", "scores", scores), n, m, dtype))
+
+
+def apply_mask_(W: Array, mask: Array, *, dtype: BitsName | None = None) -> None:
+    """Zeroes in place the weights whose mask is False; the others keep their bits.
+
+    Args:
+        W: Writable weights, [R, C], float32, float16 or bfloat16, any strides. A tensor of another device is
+            copied to the host and back.
+        mask: bool [R, C].
+        dtype: "bfloat16" if W holds bfloat16 bits as uint16.
+
+    Raises:
+        TypeError: W or `mask` is no array, or of another dtype.
+        ValueError: Shapes disagree, or W is read-only or shares memory between its own elements.
+    """
+    weight = _host("apply_mask_", "W", W)
+    _core.apply_mask_(weight, _host("apply_mask_", "mask", mask), dtype)
+    _write_back(W, weight)
+
+
+# The library ------------------------------------------------------------------------------------------------
+
+
+def num_threads() -> int:
+    """Threads of the core: by `set_num_threads`, else STUN_EXT_NUM_THREADS, else the usable processors."""
+    return _core.num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Sets the threads of the core for the whole process; results do not depend on it.
+
+    Args:
+        n: At least 1.
+
+    Raises:
+        ValueError: n < 1.
+    """
+    _core.set_num_threads(n)
+
+
+def build_info() -> dict[str, Any]:
+    """Version, CUDA runtime and devices, and threads of the core that is loaded."""
+    return {
+        "version": _core.__version__,
+        "cuda": _core.cuda_build_info(),
+        "cuda_devices": _core.cuda_device_count(),
+        "num_threads": _core.num_threads(),
+    }
+
+
+# Kinds of arrays --------------------------------------------------------------------------------------------
+
+
+def _is_tensor(array: object) -> bool:
+    """Whether this is a torch tensor, without importing torch: who has a tensor has imported it."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(array, tensor)
+
+
+def _host(operation: str, name: str, array: Any) -> Any:
+    """The array as the core reads it: a tensor detached and in host memory, anything else as it is."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"[{operation}] {name} must be a plain array, got a masked one (its mask would be ignored)"
+        )
+    if not _is_tensor(array):
+        return array
+    if array.is_meta:
+        raise ValueError(f"[{operation}] {name} must hold values, got a tensor on the meta device")
+    return array.detach().cpu()
+
+
+def _norms(operation: str, input_sq_norm: Any) -> Any:
+    return None if input_sq_norm is None else _host(operation, "input_sq_norm", input_sq_norm)
+
+
+def _sparsity(operation: str, sparsity: Any) -> float | npt.NDArray[np.int64]:
+    """A share as float, or counts per row as int64."""
+    if isinstance(sparsity, Real) and not isinstance(sparsity, bool):
+        return float(sparsity)
+    if isinstance(sparsity, np.ndarray) or _is_tensor(sparsity):
+        counts = np.asarray(_host(operation, "sparsity", sparsity))
+        if counts.dtype.kind in "iu":
+            return counts.astype(np.int64, copy=False)
+        found = f"an array of {counts.dtype}"
+    else:
+        found = type(sparsity).__name__
+    raise TypeError(
+        f"[{operation}] sparsity must be a number in [0, 1) or an integer array of counts, got {found}"
+    )
+
+
+def _like(reference: ArrayT, array: Any) -> ArrayT:
+    """A result of the core as the kind, and on the device, of `reference`."""
+    if _is_tensor(reference):
+        array = sys.modules["torch"].from_numpy(array).to(reference.device)
+    result: ArrayT = array
+    return result
+
+
+def _write_back(target: Any, host: Any) -> None:
+    """Copies an in-place result to the device it came from; on the CPU `host` is the target's own memory."""
+    if _is_tensor(target) and target.device.type != "cpu":
+        target.detach().copy_(host)
