@@ -11,10 +11,10 @@ namespace stun_ext {
 
 /// What one threshold over all layers gives.
 struct Allocation {
-  double threshold;                 ///< star-rule threshold (strict <) used in every layer
-  std::vector<std::int64_t> counts; ///< experts kept, per layer
+  double threshold;                  ///< star-rule threshold (strict <) used in every layer
+  std::vector<std::int64_t> counts;  ///< experts kept, per layer
   std::int64_t requested_total;
-  std::int64_t reached_total;       ///< sum of counts
+  std::int64_t reached_total;  ///< sum of counts
 };
 
 /// One star-rule threshold for all layers whose kept experts sum to `total`, or to the nearest reachable total.
@@ -27,8 +27,8 @@ struct Allocation {
 /// @param total        experts to keep over all layers, in [sum of minima, sum of E_l].
 /// @param min_experts  per-layer minimum, in [1, E_l]: the star rule's min_clusters.
 /// @param n_group      routing groups of equal, contiguous experts (1: none). With groups, experts of different groups
-///                     never merge and a layer's count is n_group · max over groups of its clusters in the group, so that
-///                     survivors can be equal per group; min_experts must then be a multiple of n_group.
+///                     never merge and a layer's count is n_group · max over groups of its clusters in the group, so
+///                     that survivors can be equal per group; min_experts must then be a multiple of n_group.
 /// @throws std::invalid_argument on any of these, before any clustering.
 Allocation allocate_experts(Span<const ConstMatrixView> distances, std::int64_t total, std::int64_t min_experts,
                             std::int64_t n_group = 1, Executor& executor = default_executor());

@@ -23,8 +23,8 @@ struct Merge {
 /// Agglomerative clustering of condensed distances.
 ///
 /// Merges the closest pair first; among equal distances the pair with the lowest (lower id, higher id) in SciPy's
-/// numbering. Cluster distances follow the Lance–Williams recurrence in float64. Equal to scipy.cluster.hierarchy.linkage
-/// wherever the distances met are distinct.
+/// numbering. Cluster distances follow the Lance–Williams recurrence in float64. Equal to
+/// scipy.cluster.hierarchy.linkage wherever the distances met are distinct.
 ///
 /// @param condensed  n(n−1)/2 distances, float64, finite (negative ones are legal: co-activation distances).
 /// @param method     single, complete or average: Ward and centroid are defined on rows, use linkage_rows.

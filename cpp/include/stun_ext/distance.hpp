@@ -8,7 +8,7 @@
 
 namespace stun_ext {
 
-/// Pairwise Euclidean distances between the rows of a router (STUN, arXiv 2409.06211, section 4.2).
+/// Pairwise Euclidean distances between the rows of a router (STUN, arXiv 2409.06211, stage 1).
 ///
 /// d(i,j) = ‖x_i − x_j‖₂, subtracted and summed in float64 on the original values (so near-duplicate rows and rows with
 /// a large common mean keep their order) in an order fixed by the number of columns alone: the result is bit-for-bit

@@ -17,11 +17,16 @@ constexpr std::size_t size_of(DType dtype) noexcept {
 /// Name as NumPy and torch spell it, e.g. "bfloat16".
 constexpr const char* name_of(DType dtype) noexcept {
   switch (dtype) {
-    case DType::f32: return "float32";
-    case DType::f16: return "float16";
-    case DType::bf16: return "bfloat16";
-    case DType::f64: return "float64";
-    case DType::i64: return "int64";
+    case DType::f32:
+      return "float32";
+    case DType::f16:
+      return "float16";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::f64:
+      return "float64";
+    case DType::i64:
+      return "int64";
   }
   return "unknown";
 }

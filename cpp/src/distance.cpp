@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "stun_ext/distance.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "check.hpp"
+#include "distance.hpp"
+#include "kernels/distance.hpp"
+#include "load.hpp"
+
+namespace stun_ext {
+namespace detail {
+namespace {
+
+constexpr std::int64_t kTileCols = 256;
+constexpr std::int64_t kTileRows = 32;
+
+// The fixed tree that ends every sum over the lanes.
+double sum_lanes(const double* lanes) noexcept {
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+// Columns of a block, rounded up to whole lanes; the padding is zero in all rows and adds nothing.
+std::int64_t load_tile(const ConstMatrixView& rows, std::int64_t row, std::int64_t count, std::int64_t col,
+                       std::int64_t cols, double* tile) noexcept {
+  load_block(rows, row, count, col, cols, tile, kTileCols);
+  const std::int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
+  for (std::int64_t r = 0; r < count; ++r) {
+    for (std::int64_t c = cols; c < padded; ++c) tile[r * kTileCols + c] = 0.0;
+  }
+  return padded;
+}
+
+struct Tiles {
+  std::vector<double> a = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileCols));
+  std::vector<double> b = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileCols));
+  std::vector<double> lanes = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileRows * kLanes));
+};
+
+void distances_of_tile(const ConstMatrixView& rows, std::int64_t i0, std::int64_t i_rows, std::int64_t j0,
+                       std::int64_t j_rows, const PairSink& sink, Tiles& tiles) {
+  std::fill(tiles.lanes.begin(), tiles.lanes.begin() + i_rows * j_rows * kLanes, 0.0);
+  const bool diagonal = i0 == j0;
+  for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
+    const std::int64_t cols = std::min(kTileCols, rows.cols - col);
+    const std::int64_t padded = load_tile(rows, j0, j_rows, col, cols, tiles.b.data());
+    if (!diagonal) {
+      load_tile(rows, i0, i_rows, col, cols, tiles.a.data());
+      squared_differences_scalar(tiles.a.data(), i_rows, kTileCols, tiles.b.data(), j_rows, kTileCols, padded,
+                                 tiles.lanes.data());
+      continue;
+    }
+    for (std::int64_t i = 0; i + 1 < i_rows; ++i) {  // row i with the rows after it
+      squared_differences_scalar(tiles.b.data() + i * kTileCols, 1, kTileCols, tiles.b.data() + (i + 1) * kTileCols,
+                                 j_rows - i - 1, kTileCols, padded, tiles.lanes.data() + (i * j_rows + i + 1) * kLanes);
+    }
+  }
+  for (std::int64_t i = 0; i < i_rows; ++i) {
+    for (std::int64_t j = diagonal ? i + 1 : 0; j < j_rows; ++j) {
+      sink(i0 + i, j0 + j, std::sqrt(sum_lanes(tiles.lanes.data() + (i * j_rows + j) * kLanes)));
+    }
+  }
+}
+
+// ‖X‖_F² in an order fixed by the shape: lanes over the columns of each row, then the rows in turn.
+double squared_frobenius(const ConstMatrixView& rows, Executor& executor) {
+  std::vector<double> row_sums(static_cast<std::size_t>(rows.rows));
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> tile(static_cast<std::size_t>(kTileRows * kTileCols));
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t count = std::min(kTileRows, end - row);
+      double lanes[kTileRows * kLanes] = {};
+      const double zeros[kTileCols] = {};
+      for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
+        const std::int64_t cols = std::min(kTileCols, rows.cols - col);
+        const std::int64_t padded = load_tile(rows, row, count, col, cols, tile.data());
+        squared_differences_scalar(zeros, 1, kTileCols, tile.data(), count, kTileCols, padded, lanes);
+      }
+      for (std::int64_t r = 0; r < count; ++r)
+        row_sums[static_cast<std::size_t>(row + r)] = sum_lanes(lanes + r * kLanes);
+    }
+  };
+  executor.parallel_for(rows.rows, kTileRows, task);
+  double sum = 0.0;
+  for (const double row_sum : row_sums) sum += row_sum;
+  return sum;
+}
+
+double mean_of_counts(const char* operation, const ConstMatrixView& counts) {
+  if (counts.rows != counts.cols || counts.rows == 0) {
+    fail(operation, "counts must be square and not empty, got [", counts.rows, ", ", counts.cols, "]");
+  }
+  check_view(operation, "counts", counts, {DType::f32, DType::f64, DType::i64});
+  check_finite(operation, "counts", counts, default_executor());
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < counts.rows; ++i) {
+    if (const double diagonal = element(counts, i, i); diagonal != 0.0) {
+      fail(operation, "counts must have a zero diagonal, got ", diagonal, " in row ", i);
+    }
+    for (std::int64_t j = 0; j < counts.cols; ++j) {
+      const double value = element(counts, i, j);
+      if (j < i && value != element(counts, j, i)) {
+        fail(operation, "counts must be symmetric, got ", value, " at (", i, ", ", j, ") and ", element(counts, j, i),
+             " at (", j, ", ", i, ")");
+      }
+      sum += value;
+    }
+  }
+  const double mean = sum / (static_cast<double>(counts.rows) * static_cast<double>(counts.cols));
+  if (!(std::abs(mean) > 0.0))
+    fail(operation, "counts must not have mean zero: no two experts were routed to together");
+  return mean;
+}
+
+void check_out(const char* operation, const MatrixView& out, std::int64_t n) {
+  if (out.rows != n || out.cols != n) {
+    fail(operation, "out must be [", n, ", ", n, "], got [", out.rows, ", ", out.cols, "]");
+  }
+  check_writable_view(operation, "out", out, {DType::f32, DType::f64});
+}
+
+// What every distance is divided by: ‖X‖_F or 1.
+double scale_of(const char* operation, const ConstMatrixView& rows, bool divide_by_frobenius, Executor& executor) {
+  if (!divide_by_frobenius) return 1.0;
+  const double norm = std::sqrt(squared_frobenius(rows, executor));
+  if (norm == 0.0) fail(operation, "rows must not all be zero to be divided by their Frobenius norm");
+  return norm;
+}
+
+}  // namespace
+
+void check_rows(const char* operation, const ConstMatrixView& rows, Executor& executor) {
+  if (rows.rows < 1 || rows.cols < 1) {
+    fail(operation, "rows must be [n >= 1, d >= 1], got [", rows.rows, ", ", rows.cols, "]");
+  }
+  check_view(operation, "rows", rows, {DType::f32, DType::f16, DType::bf16, DType::f64});
+  check_finite(operation, "rows", rows, executor);
+}
+
+void for_each_distance(const ConstMatrixView& rows, PairSink sink, Executor& executor) {
+  const std::int64_t n = rows.rows;
+  // Smaller tiles where there would be too few for every thread; the sums do not depend on it.
+  std::int64_t tile = kTileRows;
+  while (tile > 8 && (n / tile) * (n / tile) / 2 < 4 * executor.concurrency()) tile /= 2;
+  const std::int64_t tiles = (n + tile - 1) / tile;
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    Tiles buffers;
+    for (std::int64_t index = begin; index < end; ++index) {
+      // Tiles of the upper triangle, column by column: index = j(j+1)/2 + i with i <= j.
+      auto j = static_cast<std::int64_t>((std::sqrt(8.0 * static_cast<double>(index) + 1.0) - 1.0) / 2.0);
+      while (j * (j + 1) / 2 > index) --j;
+      while ((j + 1) * (j + 2) / 2 <= index) ++j;
+      const std::int64_t i = index - j * (j + 1) / 2;
+      distances_of_tile(rows, i * tile, std::min(tile, n - i * tile), j * tile, std::min(tile, n - j * tile), sink,
+                        buffers);
+    }
+  };
+  const std::int64_t count = tiles * (tiles + 1) / 2;
+  executor.parallel_for(count, std::max<std::int64_t>(1, count / (8 * executor.concurrency())), task);
+}
+
+}  // namespace detail
+
+void pairwise_distances(ConstMatrixView rows, bool divide_by_frobenius, MatrixView out, Executor& executor) {
+  constexpr const char* kOperation = "pairwise_distances";
+  detail::check_out(kOperation, out, rows.rows);
+  detail::check_rows(kOperation, rows, executor);
+  const double scale = detail::scale_of(kOperation, rows, divide_by_frobenius, executor);
+  for (std::int64_t i = 0; i < rows.rows; ++i) detail::store(out, i, i, 0.0);
+  auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
+    detail::store(out, i, j, distance / scale);
+    detail::store(out, j, i, distance / scale);
+  };
+  detail::for_each_distance(rows, sink, executor);
+}
+
+void condensed_distances(ConstMatrixView rows, Span<double> out, Executor& executor) {
+  constexpr const char* kOperation = "condensed_distances";
+  detail::check_rows(kOperation, rows, executor);
+  const std::int64_t n = rows.rows;
+  if (static_cast<std::int64_t>(out.size()) != n * (n - 1) / 2) {
+    detail::fail(kOperation, "out must hold n(n-1)/2 = ", n * (n - 1) / 2, " values for n = ", n, ", got ", out.size());
+  }
+  auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
+    out[static_cast<std::size_t>(i * (2 * n - i - 1) / 2 + (j - i - 1))] = distance;
+  };
+  detail::for_each_distance(rows, sink, executor);
+}
+
+void coactivation_distances(ConstMatrixView counts, MatrixView out) {
+  constexpr const char* kOperation = "coactivation_distances";
+  const double mean = std::abs(detail::mean_of_counts(kOperation, counts));
+  detail::check_out(kOperation, out, counts.rows);
+  for (std::int64_t i = 0; i < counts.rows; ++i) {
+    for (std::int64_t j = 0; j < counts.cols; ++j) {
+      detail::store(out, i, j, 0.0 - detail::element(counts, i, j) / mean);  // 0 − x, so that no entry is −0
+    }
+  }
+}
+
+void mixed_distances(ConstMatrixView rows, ConstMatrixView counts, double mix, bool divide_by_frobenius, MatrixView out,
+                     Executor& executor) {
+  constexpr const char* kOperation = "mixed_distances";
+  if (!std::isfinite(mix)) detail::fail(kOperation, "mix must be finite, got ", mix);
+  if (rows.rows != counts.rows) {
+    detail::fail(kOperation, "rows and counts must agree on the number of experts, got ", rows.rows, " and ",
+                 counts.rows);
+  }
+  detail::check_out(kOperation, out, rows.rows);
+  const double mean = std::abs(detail::mean_of_counts(kOperation, counts));
+  detail::check_rows(kOperation, rows, executor);
+  const double scale = detail::scale_of(kOperation, rows, divide_by_frobenius, executor);
+  for (std::int64_t i = 0; i < rows.rows; ++i) detail::store(out, i, i, 0.0);
+  auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
+    const double mixed = distance / scale - mix * (detail::element(counts, i, j) / mean);
+    detail::store(out, i, j, mixed);
+    detail::store(out, j, i, mixed);
+  };
+  detail::for_each_distance(rows, sink, executor);
+}
+
+}  // namespace stun_ext

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "check.hpp"
+#include "distance.hpp"
+#include "stun_ext/cluster.hpp"
+
+namespace stun_ext {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Distances of slots to all lower slots: row j, of j values, starts at j(j−1)/2.
+class TriangularRows {
+ public:
+  explicit TriangularRows(std::int64_t capacity) : values_(size_of_rows(capacity)) {}
+  double* row(std::int64_t slot) noexcept { return values_.data() + size_of_rows(slot); }
+  const double* row(std::int64_t slot) const noexcept { return values_.data() + size_of_rows(slot); }
+
+ private:
+  static std::size_t size_of_rows(std::int64_t rows) noexcept {
+    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(rows > 0 ? rows - 1 : 0) / 2;
+  }
+  std::vector<double> values_;
+};
+
+/// Lowest value and the first place where it is.
+struct Minimum {
+  double value;
+  std::int64_t place;
+};
+
+/// Minimum of row[k] + penalty[k]; the penalty is +Inf for slots that are gone. Eight lanes, so that it vectorises.
+Minimum lowest(const double* row, const double* penalty, std::int64_t count) noexcept {
+  constexpr int kWidth = 8;
+  double lanes[kWidth];
+  for (double& lane : lanes) lane = kInfinity;
+  std::int64_t k = 0;
+  for (; k + kWidth <= count; k += kWidth) {
+    for (int w = 0; w < kWidth; ++w) {
+      const double value = row[k + w] + penalty[k + w];
+      lanes[w] = value < lanes[w] ? value : lanes[w];
+    }
+  }
+  double value = kInfinity;
+  for (const double lane : lanes) value = lane < value ? lane : value;
+  for (; k < count; ++k) value = std::min(value, row[k] + penalty[k]);
+  if (value == kInfinity) return {value, count};
+  std::int64_t place = 0;
+  while (row[place] + penalty[place] != value) ++place;
+  return {value, place};
+}
+
+// Lance–Williams in SciPy's order of operations (x and y merge at d_xy; d_xi, d_yi: their distances to i), so that
+// heights agree to the last bits. Average, Ward and single distances cannot fall below the lower of the two, nor
+// average ones exceed the higher; holding them there keeps heights monotone and ties tied in spite of rounding.
+struct Single {
+  double operator()(double d_xi, double d_yi, double) const noexcept { return d_xi < d_yi ? d_xi : d_yi; }
+};
+struct Complete {
+  double operator()(double d_xi, double d_yi, double) const noexcept { return d_xi > d_yi ? d_xi : d_yi; }
+};
+struct Average {
+  double size_x, size_y, d_xy;
+  double operator()(double d_xi, double d_yi, double) const noexcept {
+    const double mean = (size_x * d_xi + size_y * d_yi) / (size_x + size_y);
+    return std::min(std::max(std::min(d_xi, d_yi), mean), std::max(d_xi, d_yi));  // NaN becomes the lower
+  }
+};
+struct Ward {
+  double size_x, size_y, d_xy;
+  double operator()(double d_xi, double d_yi, double size_i) const noexcept {
+    const double t = 1.0 / (size_x + size_y + size_i);
+    const double squared =
+        (size_i + size_x) * t * d_xi * d_xi + (size_i + size_y) * t * d_yi * d_yi - size_i * t * d_xy * d_xy;
+    return std::max(std::sqrt(std::max(squared, 0.0)), std::min(d_xi, d_yi));
+  }
+};
+struct Centroid {
+  double size_x, size_y, d_xy;
+  double operator()(double d_xi, double d_yi, double) const noexcept {
+    const double size = size_x + size_y;
+    const double squared =
+        (((size_x * d_xi * d_xi) + (size_y * d_yi * d_yi)) - (size_x * size_y * d_xy * d_xy) / size) / size;
+    return std::sqrt(std::max(squared, 0.0));
+  }
+};
+
+/// Greedy agglomeration, after the generic algorithm of Müllner (arXiv 1109.2378), arranged for SciPy's numbering:
+/// slots are in the order of the cluster ids, a new cluster takes a new slot at the end, and a pair belongs to its
+/// higher slot. A row then never changes once written. It keeps its nearest lower slot; when that one is merged
+/// away its distance stays a lower bound, and the row is searched again only if the bound becomes the minimum.
+/// When the slots are used up, those that are gone are squeezed out. O(n²) memory, and O(n²) time but for searches.
+class Agglomeration {
+ public:
+  static std::int64_t capacity_for(std::int64_t slots) noexcept { return slots + slots / 4 + 2; }
+
+  Agglomeration(TriangularRows rows, std::int64_t n, Executor& executor)
+      : rows_(std::move(rows)), capacity_(capacity_for(n)), slots_(n), active_(n), next_id_(n) {
+    const auto capacity = static_cast<std::size_t>(capacity_);
+    id_.resize(capacity);
+    size_.assign(capacity, 1.0);
+    penalty_.assign(capacity, 0.0);
+    bound_.assign(capacity, kInfinity);
+    nearest_.assign(capacity, 0);
+    is_stale_.assign(capacity, 0);
+    for (std::int64_t slot = 0; slot < n; ++slot) id_[static_cast<std::size_t>(slot)] = slot;
+    auto search = [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t slot = begin; slot < end; ++slot) search_row(static_cast<std::size_t>(slot));
+    };
+    executor.parallel_for(n, std::max<std::int64_t>(64, n / (8 * executor.concurrency())), search);
+  }
+
+  std::vector<Merge> run(Linkage method) {
+    std::vector<Merge> merges;
+    merges.reserve(static_cast<std::size_t>(active_ - 1));
+    while (active_ > 1) {
+      const std::size_t y = closest_row();
+      const std::size_t x = static_cast<std::size_t>(nearest_[y]);
+      const double height = bound_[y];
+      merges.push_back({static_cast<double>(id_[x]), static_cast<double>(id_[y]), height, size_[x] + size_[y]});
+      switch (method) {
+        case Linkage::single:
+          merge(x, y, Single{});
+          break;
+        case Linkage::complete:
+          merge(x, y, Complete{});
+          break;
+        case Linkage::average:
+          merge(x, y, Average{size_[x], size_[y], height});
+          break;
+        case Linkage::ward:
+          merge(x, y, Ward{size_[x], size_[y], height});
+          break;
+        case Linkage::centroid:
+          merge(x, y, Centroid{size_[x], size_[y], height});
+          break;
+      }
+    }
+    return merges;
+  }
+
+ private:
+  void search_row(std::size_t slot) noexcept {
+    const Minimum found =
+        lowest(rows_.row(static_cast<std::int64_t>(slot)), penalty_.data(), static_cast<std::int64_t>(slot));
+    bound_[slot] = found.value;
+    nearest_[slot] = found.place;
+    is_stale_[slot] = 0;
+  }
+
+  /// Finds the nearest of a row again. Its bound still holds, and was reached by nothing before nearest_ that is
+  /// still there: so ties cost one walk along the row in all.
+  void refresh_row(std::size_t slot) noexcept {
+    const double* row = rows_.row(static_cast<std::int64_t>(slot));
+    const double bound = bound_[slot];
+    for (std::size_t k = static_cast<std::size_t>(nearest_[slot]); k < slot; ++k) {
+      if (row[k] + penalty_[k] == bound) {
+        nearest_[slot] = static_cast<std::int64_t>(k);
+        is_stale_[slot] = 0;
+        return;
+      }
+    }
+    search_row(slot);
+  }
+
+  /// The row that owns the next pair: by distance, lower id, higher id.
+  std::size_t closest_row() noexcept {
+    for (;;) {
+      const Minimum minimum = lowest(bound_.data(), penalty_.data(), slots_);
+      std::size_t best = 0;
+      bool found = false;
+      for (auto slot = static_cast<std::size_t>(minimum.place); slot < static_cast<std::size_t>(slots_); ++slot) {
+        if (bound_[slot] != minimum.value || penalty_[slot] != 0.0) continue;
+        if (found && nearest_[slot] >= nearest_[best]) continue;  // stale or not: it can only move further up
+        if (is_stale_[slot]) refresh_row(slot);
+        if (bound_[slot] == minimum.value && (!found || nearest_[slot] < nearest_[best])) {
+          best = slot;
+          found = true;
+        }
+      }
+      if (found) return best;
+    }
+  }
+
+  template <class Update>
+  void merge(std::size_t x, std::size_t y, const Update& update) {
+    penalty_[x] = penalty_[y] = kInfinity;
+    bound_[x] = bound_[y] = kInfinity;
+    active_ -= 2;
+    if (slots_ == capacity_) squeeze(x, y);
+    const auto z = static_cast<std::size_t>(slots_);
+    double* row = rows_.row(slots_);
+    const double* row_x = rows_.row(static_cast<std::int64_t>(x));
+    const double* row_y = rows_.row(static_cast<std::int64_t>(y));
+    for (std::size_t i = 0; i < x; ++i) row[i] = update(row_x[i], row_y[i], size_[i]);
+    row[x] = row[y] = 0.0;  // gone: behind their penalty
+    for (std::size_t i = x + 1; i < z; ++i) {
+      if (penalty_[i] != 0.0) {
+        row[i] = 0.0;
+        continue;
+      }
+      const double* row_i = rows_.row(static_cast<std::int64_t>(i));
+      row[i] = update(row_i[x], i < y ? row_y[i] : row_i[y], size_[i]);
+      const auto nearest = static_cast<std::size_t>(nearest_[i]);
+      if (nearest == x || nearest == y) is_stale_[i] = 1;
+    }
+    id_[z] = next_id_++;
+    size_[z] = size_[x] + size_[y];
+    penalty_[z] = 0.0;
+    ++slots_;
+    ++active_;
+    search_row(z);
+  }
+
+  /// Moves the remaining slots, and x and y that are about to be merged, to the front in place.
+  void squeeze(std::size_t& x, std::size_t& y) noexcept {
+    std::vector<std::int64_t> kept;
+    kept.reserve(static_cast<std::size_t>(active_ + 2));
+    std::vector<std::int64_t> new_slot(static_cast<std::size_t>(slots_));
+    for (std::size_t slot = 0; slot < static_cast<std::size_t>(slots_); ++slot) {
+      new_slot[slot] = static_cast<std::int64_t>(kept.size());
+      if (penalty_[slot] == 0.0 || slot == x || slot == y) kept.push_back(static_cast<std::int64_t>(slot));
+    }
+    for (std::size_t to = 0; to < kept.size(); ++to) {
+      const auto from = static_cast<std::size_t>(kept[to]);
+      const double* source = rows_.row(kept[to]);
+      double* target = rows_.row(static_cast<std::int64_t>(to));
+      for (std::size_t k = 0; k < to; ++k) target[k] = source[kept[k]];
+      id_[to] = id_[from];
+      size_[to] = size_[from];
+      penalty_[to] = penalty_[from];
+      bound_[to] = bound_[from];
+      is_stale_[to] = is_stale_[from];
+      nearest_[to] = new_slot[static_cast<std::size_t>(nearest_[from])];  // if stale: the next slot that remains
+    }
+    x = static_cast<std::size_t>(new_slot[x]);
+    y = static_cast<std::size_t>(new_slot[y]);
+    slots_ = static_cast<std::int64_t>(kept.size());
+    capacity_ = capacity_for(slots_);
+  }
+
+  TriangularRows rows_;
+  std::int64_t capacity_;  ///< slots in use before the next squeeze
+  std::int64_t slots_;
+  std::int64_t active_;
+  std::int64_t next_id_;
+  std::vector<std::int64_t> id_;       ///< SciPy's number of the cluster in a slot
+  std::vector<double> size_;           ///< observations in it
+  std::vector<double> penalty_;        ///< 0, or +Inf once it has been merged away
+  std::vector<double> bound_;          ///< lower bound, or exact distance, to the nearest lower slot
+  std::vector<std::int64_t> nearest_;  ///< that slot, the lowest among equals; if stale, where it was
+  std::vector<char> is_stale_;
+};
+
+constexpr const char* kOperation = "linkage";
+
+/// The n with n(n−1)/2 = size; 0 if there is none.
+std::int64_t observations_of(std::size_t size) noexcept {
+  auto n = static_cast<std::int64_t>(std::llround((1.0 + std::sqrt(1.0 + 8.0 * static_cast<double>(size))) / 2.0));
+  return static_cast<std::size_t>(n * (n - 1) / 2) == size ? n : 0;
+}
+
+void check_method(Linkage method) {
+  if (static_cast<unsigned>(method) > static_cast<unsigned>(Linkage::centroid)) {
+    detail::fail(kOperation, "method must be single, complete, average, ward or centroid, got ",
+                 static_cast<unsigned>(method));
+  }
+}
+
+}  // namespace
+
+std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executor& executor) {
+  check_method(method);
+  if (method == Linkage::ward || method == Linkage::centroid) {
+    detail::fail(kOperation, "method ", method == Linkage::ward ? "ward" : "centroid",
+                 " is defined on observations and needs rows, got condensed distances");
+  }
+  const std::int64_t n = observations_of(condensed.size());
+  if (n == 0) {
+    detail::fail(kOperation, "condensed distances must be n(n-1)/2 values for an n >= 1, got ", condensed.size());
+  }
+  const double* value = condensed.data();
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = i + 1; j < n; ++j, ++value) {
+      if (!std::isfinite(*value)) {
+        detail::fail(kOperation, "distances must be finite, got ", *value, " for the pair (", i, ", ", j, ")");
+      }
+    }
+  }
+  TriangularRows rows(Agglomeration::capacity_for(n));
+  // From pairs by their lower observation to pairs by their higher one: a transposition, in squares that fit a cache.
+  constexpr std::int64_t kSquare = 64;
+  for (std::int64_t i0 = 0; i0 < n; i0 += kSquare) {
+    for (std::int64_t j0 = i0; j0 < n; j0 += kSquare) {
+      for (std::int64_t i = i0; i < std::min(n, i0 + kSquare); ++i) {
+        const double* from = condensed.data() + (i * (2 * n - i - 1) / 2 - i - 1);
+        for (std::int64_t j = std::max(j0, i + 1); j < std::min(n, j0 + kSquare); ++j) rows.row(j)[i] = from[j];
+      }
+    }
+  }
+  return Agglomeration(std::move(rows), n, executor).run(method);
+}
+
+std::vector<Merge> linkage_rows(ConstMatrixView observations, Linkage method, Executor& executor) {
+  check_method(method);
+  detail::check_rows(kOperation, observations, executor);
+  // Ward and centroid square the distances.
+  const bool squares = method == Linkage::ward || method == Linkage::centroid;
+  const double limit = squares ? 1e150 : std::numeric_limits<double>::max();
+  TriangularRows rows(Agglomeration::capacity_for(observations.rows));
+  auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
+    if (!(distance <= limit)) {
+      detail::fail(kOperation, "distances must be at most ", limit, " for this method, got ", distance,
+                   " for the pair (", i, ", ", j, ")");
+    }
+    rows.row(j)[i] = distance;
+  };
+  detail::for_each_distance(observations, sink, executor);
+  return Agglomeration(std::move(rows), observations.rows, executor).run(method);
+}
+
+}  // namespace stun_ext

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "stun_ext/mask.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "check.hpp"
+#include "kernels/mask.hpp"
+#include "load.hpp"
+#include "scores.hpp"
+
+namespace stun_ext {
+namespace {
+
+void check_counts(const char* operation, const ConstMatrixView& weight, const Span<const std::int64_t>& prune_counts) {
+  if (static_cast<std::int64_t>(prune_counts.size()) != weight.rows) {
+    detail::fail(operation, "prune_counts must hold one value for each of the ", weight.rows, " rows, got ",
+                 prune_counts.size());
+  }
+  for (std::size_t row = 0; row < prune_counts.size(); ++row) {
+    if (prune_counts[row] < 0 || prune_counts[row] > weight.cols) {
+      detail::fail(operation, "prune_counts must be in [0, ", weight.cols, "], got ", prune_counts[row], " for row ",
+                   row);
+    }
+  }
+}
+
+void check_mask(const char* operation, const MaskView& mask, std::int64_t rows, std::int64_t cols) {
+  if (mask.rows != rows || mask.cols != cols) {
+    detail::fail(operation, "mask must be [", rows, ", ", cols, "], got [", mask.rows, ", ", mask.cols, "]");
+  }
+  if (rows == 0 || cols == 0) return;
+  if (mask.data == nullptr) detail::fail(operation, "mask must not be null");
+  if (rows > 1 && detail::magnitude(mask.row_stride) < cols) {
+    detail::fail(operation, "mask rows must not overlap, got row stride ", mask.row_stride, " for ", cols, " columns");
+  }
+}
+
+/// Scores and cuts of the rows of one task.
+class RowCuts {
+ public:
+  RowCuts(const ConstMatrixView& weight, const std::vector<float>& norm, const Span<const std::int64_t>& prune_counts)
+      : scores_(weight, norm),
+        cols_(weight.cols),
+        prune_counts_(prune_counts),
+        histogram_(2 * detail::kCutBuckets),
+        candidates_(static_cast<std::size_t>(weight.cols)) {}
+
+  /// Calls `function(row, keys, cut)` for each row of [begin, end).
+  template <class Function>
+  void for_each(std::int64_t begin, std::int64_t end, Function&& function) {
+    for (std::int64_t row = begin; row < end; row += scores_.block_rows()) {
+      const std::int64_t count = std::min(scores_.block_rows(), end - row);
+      scores_.load(row, count);
+      for (std::int64_t r = 0; r < count; ++r) function(row + r, scores_.keys(r), cut_of(row + r, scores_.keys(r)));
+    }
+  }
+
+ private:
+  detail::Cut cut_of(std::int64_t row, const std::int32_t* keys) noexcept {
+    const std::int64_t pruned = prune_counts_[static_cast<std::size_t>(row)];
+    if (pruned == 0) return {-1, cols_};  // keys are not negative: nothing is below or equal
+    return detail::find_cut(keys, cols_, pruned, {histogram_.data(), candidates_.data()});
+  }
+
+  detail::ScoreRows scores_;
+  std::int64_t cols_;
+  Span<const std::int64_t> prune_counts_;
+  std::vector<std::uint32_t> histogram_;
+  std::vector<std::int32_t> candidates_;
+};
+
+/// Zeroes elements of a row by a predicate on the column; returns how many are ±0 afterwards.
+template <class Bits, class IsPruned>
+std::int64_t prune_strided(const MatrixView& weight, std::int64_t row, IsPruned&& is_pruned) noexcept {
+  constexpr auto kMagnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
+  Bits* element = static_cast<Bits*>(weight.data) + row * weight.row_stride;
+  std::int64_t zeros = 0;
+  for (std::int64_t c = 0; c < weight.cols; ++c, element += weight.col_stride) {
+    if (is_pruned(c)) *element = 0;
+    zeros += (*element & kMagnitude) == 0;
+  }
+  return zeros;
+}
+
+}  // namespace
+
+std::int64_t pruned_per_row(std::int64_t cols, double sparsity) {
+  constexpr const char* kOperation = "pruned_per_row";
+  if (cols < 0) detail::fail(kOperation, "cols must not be negative, got ", cols);
+  if (!(sparsity >= 0.0 && sparsity < 1.0)) detail::fail(kOperation, "sparsity must be in [0, 1), got ", sparsity);
+  return static_cast<std::int64_t>(static_cast<double>(cols) * sparsity);
+}
+
+void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<const std::int64_t> prune_counts,
+                MaskView mask, Executor& executor) {
+  constexpr const char* kOperation = "wanda_mask";
+  check_mask(kOperation, mask, weight.rows, weight.cols);
+  check_counts(kOperation, weight, prune_counts);
+  const std::vector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    RowCuts cuts(weight, norm, prune_counts);
+    cuts.for_each(begin, end, [&](std::int64_t row, const std::int32_t* keys, detail::Cut cut) {
+      detail::write_mask(keys, weight.cols, cut, mask.data + row * mask.row_stride);
+    });
+  };
+  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight), task);
+}
+
+std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Span<const std::int64_t> prune_counts,
+                         Executor& executor) {
+  constexpr const char* kOperation = "wanda_prune";
+  detail::check_writable_view(kOperation, "weight", weight, {DType::f32, DType::f16, DType::bf16});
+  check_counts(kOperation, weight, prune_counts);
+  const std::vector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const bool is_wide = weight.dtype == DType::f32;
+  std::atomic<std::int64_t> total_zeros{0};
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    RowCuts cuts(weight, norm, prune_counts);
+    std::int64_t zeros = 0;
+    cuts.for_each(begin, end, [&](std::int64_t row, const std::int32_t* keys, detail::Cut cut) {
+      const std::int64_t offset = row * weight.row_stride;
+      auto is_pruned = [&](std::int64_t c) { return c < cut.tie_end ? keys[c] <= cut.key : keys[c] < cut.key; };
+      if (weight.col_stride != 1) {
+        zeros += is_wide ? prune_strided<std::uint32_t>(weight, row, is_pruned)
+                         : prune_strided<std::uint16_t>(weight, row, is_pruned);
+      } else if (is_wide) {
+        zeros += detail::prune_u32(keys, weight.cols, cut, static_cast<std::uint32_t*>(weight.data) + offset);
+      } else {
+        zeros += detail::prune_u16(keys, weight.cols, cut, static_cast<std::uint16_t*>(weight.data) + offset);
+      }
+    });
+    total_zeros.fetch_add(zeros, std::memory_order_relaxed);
+  };
+  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight), task);
+  return total_zeros.load();
+}
+
+void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView mask, Executor& executor) {
+  constexpr const char* kOperation = "nm_mask";
+  if (m < 2) detail::fail(kOperation, "m must be at least 2, got ", m);
+  if (n < 1 || n >= m) detail::fail(kOperation, "n must be in [1, ", m - 1, "], got ", n);
+  detail::check_view(kOperation, "scores", scores, {DType::f32, DType::f16, DType::bf16});
+  if (scores.cols % m != 0) {
+    detail::fail(kOperation, "scores must have a multiple of m = ", m, " columns, got ", scores.cols);
+  }
+  check_mask(kOperation, mask, scores.rows, scores.cols);
+  detail::check_not_nan(kOperation, "scores", scores, executor);
+  // Rows in blocks as in ScoreRows, so that transposed scores are read along memory.
+  constexpr std::int64_t kRows = 32;
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> block(static_cast<std::size_t>(kRows * scores.cols));
+    std::vector<std::int64_t> order(static_cast<std::size_t>(m));
+    for (std::int64_t row = begin; row < end; row += kRows) {
+      const std::int64_t rows = std::min(kRows, end - row);
+      detail::load_block(scores, row, rows, 0, scores.cols, block.data(), scores.cols);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        std::uint8_t* to = mask.data + (row + r) * mask.row_stride;
+        for (std::int64_t c = 0; c < scores.cols; c += m) {
+          detail::keep_highest(block.data() + r * scores.cols + c, n, m, to + c, order.data());
+        }
+      }
+    }
+  };
+  const std::int64_t grain = (detail::rows_per_task(scores.cols) + kRows - 1) / kRows * kRows;
+  executor.parallel_for(scores.rows, grain, task);
+}
+
+void apply_mask(MatrixView weight, MaskView mask, Executor& executor) {
+  constexpr const char* kOperation = "apply_mask";
+  detail::check_writable_view(kOperation, "weight", weight, {DType::f32, DType::f16, DType::bf16});
+  check_mask(kOperation, mask, weight.rows, weight.cols);
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::uint8_t* keep = mask.data + row * mask.row_stride;
+      auto is_pruned = [&](std::int64_t c) { return keep[c] == 0; };
+      if (weight.dtype == DType::f32) {
+        prune_strided<std::uint32_t>(weight, row, is_pruned);
+      } else {
+        prune_strided<std::uint16_t>(weight, row, is_pruned);
+      }
+    }
+  };
+  executor.parallel_for(weight.rows, detail::rows_per_task(weight.cols), task);
+}
+
+}  // namespace stun_ext
