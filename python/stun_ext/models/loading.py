@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading checkpoints, those with different numbers of experts per layer included."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from .blocks import layer_index, moe_blocks
+from .config_keys import (
+    is_expert_count_name,
+    iter_configs,
+    nested_config,
+    per_layer_counts,
+    set_per_layer_counts,
+)
+from .schema import Schema, derive_schema
+
+_HUB_KEYWORDS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+
+def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> PreTrainedModel:
+    """Loads a causal language model as `AutoModelForCausalLM.from_pretrained` does, ragged checkpoints too.
+
+    A ragged checkpoint has layers with different numbers of experts and says so in its config,
+    ``"per_layer_config": {"3": {"num_local_experts": 48}}``. No stock class builds such a model; here the
+    stock class builds it with the largest number everywhere, its layers are then resized (on the meta device,
+    so without memory), and the stock loader fills them. The result is an instance of the stock class.
+
+    Args:
+        path: Directory or hub id.
+        **kwargs: As for `AutoModelForCausalLM.from_pretrained`.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: `per_layer_config` gives expert counts to layers without experts, or illegal ones.
+    """
+    hub = {name: kwargs[name] for name in _HUB_KEYWORDS if name in kwargs}
+    raw, _ = PreTrainedConfig.get_config_dict(path, **hub)
+    if not _has_per_layer_counts(raw):
+        return AutoModelForCausalLM.from_pretrained(path, **kwargs)
+
+    trust_remote_code = kwargs.get("trust_remote_code")
+    config = kwargs.pop("config", None)
+    if config is None:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
+    # The counts go back into the config when the model is there: stock code that builds and initialises
+    # models may read the expert count, or expect all layers of a type to be alike.
+    per_layer = {
+        location: counts for location, nested in iter_configs(config) if (counts := per_layer_counts(nested))
+    }
+    for location in per_layer:
+        set_per_layer_counts(nested_config(config, location), [], {})
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=trust_remote_code
+        )
+    if type(skeleton.config) is not type(config):  # the text model of a multimodal checkpoint
+        config = config.get_text_config(decoder=True)
+        per_layer = {(): counts for counts in per_layer.values()}
+    schema = derive_schema(type(skeleton), config)
+    if schema is None or len(per_layer) != 1:
+        raise ValueError(
+            f"[from_pretrained] {path}: per_layer_config has expert counts that do not fit the model"
+        )
+    ((location, counts),) = per_layer.items()
+    loaded = _ragged_class(type(skeleton), schema, counts).from_pretrained(path, config=config, **kwargs)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.__class__ = type(skeleton)
+    names = [key[-1] for key in schema.paths if key[:-1] == location]
+    set_per_layer_counts(nested_config(model.config, location), names, counts)
+    return loaded
+
+
+def _has_per_layer_counts(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json, or a config nested in it, gives layers their own expert counts."""
+    layers = config.get("per_layer_config")
+    if isinstance(layers, Mapping):
+        for fields in layers.values():
+            if isinstance(fields, Mapping) and any(is_expert_count_name(name) for name in fields):
+                return True
+    return any(_has_per_layer_counts(value) for value in config.values() if isinstance(value, Mapping))
+
+
+def _ragged_class(
+    model_class: type[PreTrainedModel], schema: Schema, counts: Mapping[int, int]
+) -> type[PreTrainedModel]:
+    """A subclass, under the same name, whose instances are built with `counts` experts in the layers listed.
+
+    The name stays because Transformers looks up weight conversions by class name.
+    """
+
+    def init(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        model_class.__init__(self, config, *args, **kwargs)
+        _resize(self, schema, counts)
+
+    namespace = {"__init__": init, "__module__": model_class.__module__, "__doc__": model_class.__doc__}
+    return type(model_class.__name__, (model_class,), namespace)
+
+
+def _resize(model: nn.Module, schema: Schema, counts: Mapping[int, int]) -> None:
+    """Gives the listed layers of an empty model their own number of experts."""
+    missing = set(counts)
+    for block, specs in moe_blocks(schema.tensors.values()).items():
+        index = layer_index(block)
+        if index not in counts:
+            continue
+        missing.discard(index)
+        if not 1 <= counts[index] <= schema.num_experts:
+            raise ValueError(
+                f"[from_pretrained] per_layer_config: layer {index} must have 1 to {schema.num_experts} "
+                f"experts, got {counts[index]}"
+            )
+        for spec in specs:
+            module_name, _, name = spec.name.rpartition(".")
+            module = model.get_submodule(module_name)
+            old = getattr(module, name)
+            new = torch.empty(schema.shape(spec.name, counts[index]), dtype=old.dtype, device=old.device)
+            if isinstance(old, nn.Parameter):
+                module._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
+            else:
+                module._buffers[name] = new
+        for rule in schema.attributes:
+            if rule.module == block or rule.module.startswith(block + "."):
+                setattr(model.get_submodule(rule.module), rule.name, rule.value(counts[index]))
+    if missing:
+        raise ValueError(
+            f"[from_pretrained] per_layer_config: layer {min(missing)} has an expert count but no experts"
+        )

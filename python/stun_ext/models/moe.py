@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's routed experts, found in any Transformers family: `analyze` and what it returns."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .blocks import common_prefix, layer_index, moe_blocks
+from .config_keys import nested_config
+from .routing import read_groups, read_top_k
+from .schema import ExpertTensor, Schema, derive_schema, named_tensors
+
+_MATRIX_NAMES = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
+# What Transformers' `use_experts_implementation` sets on an experts module, and our statistics rely on.
+_EXPERTS_INTERFACE = (
+    "has_gate",
+    "has_bias",
+    "is_transposed",
+    "is_concatenated",
+    "num_experts",
+    "_apply_gate",
+)
+
+
+@dataclass
+class ExpertMatrix:
+    """One weight matrix of every expert of a layer, stored fused in one parameter.
+
+    Attributes:
+        name: Attribute on the experts module: "gate_up_proj", "gate_proj", "up_proj" or "down_proj".
+        parameter: The fused parameter, [E, out, in], or [E, in, out] when transposed; rows after the experts
+            (zero experts) are possible.
+        is_transposed: Whether it is stored [E, in, out].
+        input: What multiplies the matrix: "hidden" (the layer's input, size H) or "intermediate" (size I).
+    """
+
+    name: str
+    parameter: nn.Parameter
+    is_transposed: bool
+    input: str
+
+    def expert(self, e: int) -> torch.Tensor:
+        """Expert `e`'s matrix [out, in], a view into the parameter that autograd does not see."""
+        matrix = self.parameter.detach()[e]
+        return matrix.T if self.is_transposed else matrix
+
+
+@dataclass
+class MoELayer:
+    """A block with a router and routed experts.
+
+    Attributes:
+        index: Index of the decoder layer it belongs to.
+        name: Dotted name of the block, e.g. "model.layers.3.mlp".
+        block: The block.
+        experts: The module that holds the fused expert weights.
+        experts_name: Its dotted name, e.g. "model.layers.3.mlp.experts".
+        num_experts: Number of routed experts now.
+        top_k: Experts chosen per token.
+        n_group: Groups of group-limited routing; 1 without it.
+        topk_group: Groups chosen per token; 1 without it.
+    """
+
+    index: int
+    name: str
+    block: nn.Module
+    experts: nn.Module
+    experts_name: str
+    num_experts: int
+    top_k: int
+    n_group: int
+    topk_group: int
+    hidden_size: int | None = field(repr=False)
+    tensors: list[ExpertTensor] = field(repr=False)  # everything expert-indexed in the block; full names
+
+    @property
+    def matrices(self) -> list[ExpertMatrix]:
+        """The experts' matrices, read from the module now; empty for layouts without standard names."""
+        return _expert_matrices(self.experts, self.hidden_size)
+
+    @property
+    def router_weight(self) -> torch.Tensor:
+        """The router's rows [E, H], a view that autograd does not see, whatever module holds them.
+
+        Raises:
+            ValueError: No tensor of the block has one row per expert.
+        """
+        prefix = self.experts_name + "."
+        tensors = dict(named_tensors(self.block))
+        candidates = []
+        for spec in self.tensors:
+            outside = self.experts is self.block or not spec.name.startswith(prefix)
+            if outside and spec.ndim == 2 and spec.factor == 1:
+                tensor = tensors[spec.name[len(self.name) + 1 :]].detach()
+                candidates.append((tensor.T if spec.axis == 1 else tensor)[: self.num_experts])
+        candidates = [rows for rows in candidates if rows.shape[1] > 1]  # not a bias stored as [1, E]
+        if not candidates:
+            raise ValueError(f"[router_weight] {self.name} has no router weight with one row per expert")
+        return max(candidates, key=lambda rows: rows.shape[1] == self.hidden_size)
+
+    def num_expert_parameters(self) -> int:
+        """Weights of one expert: its matrices, without biases and norms."""
+        total = 0
+        tensors = dict(named_tensors(self.block))
+        for spec in self.tensors:
+            if spec.holds_matrices:
+                tensor = tensors[spec.name[len(self.name) + 1 :]]
+                total += tensor.numel() // tensor.shape[spec.axis] * spec.factor
+        return total
+
+    @property
+    def supports_statistics(self) -> bool:
+        """Whether the experts module has Transformers' standard interface, which calibration overrides.
+
+        That is a forward(hidden_states, top_k_index, top_k_weights), the attributes that describe the layout
+        (`has_gate`, `is_transposed`, ...), and the standard matrices.
+        """
+        if not self.matrices or not all(hasattr(self.experts, name) for name in _EXPERTS_INTERFACE):
+            return False
+        forward = getattr(type(self.experts).forward, "__wrapped__", type(self.experts).forward)
+        return len(inspect.signature(forward).parameters) == 4  # with self
+
+
+def _expert_matrices(experts: nn.Module, hidden_size: int | None) -> list[ExpertMatrix]:
+    parameters = {
+        name: parameter
+        for name in _MATRIX_NAMES
+        if isinstance(parameter := experts._parameters.get(name), nn.Parameter) and parameter.ndim == 3
+    }
+    is_transposed = getattr(experts, "is_transposed", None)
+    if is_transposed is None:
+        # Only the hidden size tells; one matrix with two different sizes settles it for all of the module.
+        verdicts = set()
+        for name, parameter in parameters.items():
+            rows, columns = parameter.shape[1:]
+            if rows != columns and hidden_size in (rows, columns):
+                verdicts.add((columns == hidden_size) == (name == "down_proj"))
+        if len(verdicts) != 1:
+            return []
+        is_transposed = verdicts.pop()
+    return [
+        ExpertMatrix(
+            name, parameter, bool(is_transposed), "intermediate" if name == "down_proj" else "hidden"
+        )
+        for name, parameter in parameters.items()
+    ]
+
+
+@dataclass
+class MoEModel:
+    """A model and its layers with routed experts.
+
+    Attributes:
+        model: The model.
+        config: The (text) config that holds the expert count; the model's own config when there is none.
+        family: `model_type` of the model's config.
+        layers: The layers with routed experts, in order; empty for a dense model.
+        expert_count_keys: Config fields that hold the expert count, dotted from the model's config.
+        num_experts: The config's expert count, which is the largest of the layers'; 0 for a dense model.
+    """
+
+    model: PreTrainedModel
+    config: PreTrainedConfig
+    family: str
+    layers: list[MoELayer]
+    expert_count_keys: list[str]
+    num_experts: int
+    schema: Schema | None = field(repr=False)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether layers differ in their number of experts."""
+        return any(layer.num_experts != self.num_experts for layer in self.layers)
+
+
+def analyze(model: PreTrainedModel) -> MoEModel:
+    """Finds the routed experts of a Transformers model.
+
+    The model's class is built on the meta device with its number of experts and with twice that; what changes
+    is what belongs to experts. No weights are read. A model that cannot be sliced (see `plan_slices`) is
+    analyzed all the same.
+
+    Args:
+        model: Any Transformers model; for a dense one the result has no layers.
+
+    Raises:
+        ValueError: The model is not a `PreTrainedModel`, its class cannot be built from its config alone, or
+            its tensors are not those its class and config describe.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"[analyze] the model must be a transformers.PreTrainedModel, got {type(model).__name__}"
+        )
+    family = str(getattr(model.config, "model_type", "") or type(model).__name__)
+    schema = derive_schema(type(model), model.config)
+    if schema is None:
+        suspects = [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "experts"]
+        if suspects:
+            raise ValueError(
+                f"[analyze] {suspects[0]} looks like routed experts, but no field of the config holds "
+                "their number"
+            )
+        return MoEModel(model, model.config, family, [], [], 0, None)
+    config = nested_config(model.config, schema.paths[0][:-1])
+    if not hasattr(config, "num_hidden_layers"):  # the count sits in a sub-config such as DBRX's ffn_config
+        config = model.config.get_text_config(decoder=True)
+    live = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    layers = [
+        _moe_layer(model, config, schema, live, name, specs)
+        for name, specs in moe_blocks(schema.tensors.values()).items()
+    ]
+    keys = [".".join(path) for path in schema.paths]
+    return MoEModel(model, config, family, layers, keys, schema.num_experts, schema)
+
+
+def _moe_layer(
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    schema: Schema,
+    live: dict[str, tuple[int, ...]],
+    name: str,
+    specs: list[ExpertTensor],
+) -> MoELayer:
+    index = layer_index(name)
+    experts_name = common_prefix(spec.name for spec in specs if spec.holds_matrices)
+    counts = set()
+    for spec in specs:
+        if spec.name not in live or len(live[spec.name]) != spec.ndim:
+            raise ValueError(
+                f"[analyze] {spec.name} is not as {type(model).__name__} builds it; quantised or wrapped "
+                "models must be pruned before that"
+            )
+        counts.add(spec.num_experts(live[spec.name]))
+    count = counts.pop() if len(counts) == 1 else None
+    if count is None:
+        raise ValueError(f"[analyze] {name}: its tensors disagree on the number of experts")
+    block = model.get_submodule(name)
+    routers = [block]
+    for spec in specs:
+        if not spec.name.startswith(experts_name + "."):
+            routers += _modules_on_path(model, name, spec.name)
+    top_k = read_top_k(routers, config, index)
+    if top_k is None:
+        raise ValueError(
+            f"[analyze] {name}: neither its modules nor the config say how many experts a token chooses"
+        )
+    n_group, topk_group = read_groups(routers, config)
+    hidden_size = getattr(config, "hidden_size", None)
+    return MoELayer(
+        index,
+        name,
+        block,
+        model.get_submodule(experts_name),
+        experts_name,
+        count,
+        top_k,
+        n_group,
+        topk_group,
+        hidden_size if isinstance(hidden_size, int) else None,
+        specs,
+    )
+
+
+def _modules_on_path(model: nn.Module, block: str, tensor: str) -> list[nn.Module]:
+    """The modules below `block` that contain the tensor, outermost first."""
+    found, parts = [], tensor[len(block) + 1 :].split(".")[:-1]
+    for end in range(1, len(parts) + 1):
+        found.append(model.get_submodule(".".join([block, *parts[:end]])))
+    return found
