@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Tests build what they need: a test that reaches for a hub is a mistake, and it must fail at once, not after a timeout.
+# Tests build what they need: a test that reaches for a hub is a mistake, and it must fail at once, not after
+# a timeout.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -23,7 +24,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Developers' folder of larger trained models and texts, beside the repository; the test is skipped where it is missing."""
+    """Developers' folder of larger trained models and texts, beside the repository; without it, a skip."""
     folder = Path(os.environ.get("STUN_EXT_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "models").is_dir():
         pytest.skip(f"needs the folder of trained models at {folder} (set STUN_EXT_SHARED)")
