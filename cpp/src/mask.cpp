@@ -39,6 +39,8 @@ void check_mask(const char* operation, const MaskView& mask, std::int64_t rows, 
   }
 }
 
+constexpr std::int64_t kBlockRows = 32;  // of a transposed matrix: one cache line of a column of 2-byte elements
+
 /// Scores and cuts of the rows of one task.
 class RowCuts {
  public:
@@ -46,21 +48,27 @@ class RowCuts {
       : scores_(weight, norm),
         cols_(weight.cols),
         prune_counts_(prune_counts),
-        histogram_(2 * detail::kCutBuckets),
-        candidates_(static_cast<std::size_t>(weight.cols)) {}
+        histogram_(detail::kCutHistograms * detail::kCutBuckets),
+        candidates_(static_cast<std::size_t>(weight.cols)),
+        cuts_(static_cast<std::size_t>(scores_.block_rows())) {}
 
-  /// Calls `function(row, keys, cut)` for each row of [begin, end).
+  /// Calls `function(first_row, rows)` for blocks of rows that cover [begin, end).
   template <class Function>
-  void for_each(std::int64_t begin, std::int64_t end, Function&& function) {
+  void for_each_block(std::int64_t begin, std::int64_t end, Function&& function) {
     for (std::int64_t row = begin; row < end; row += scores_.block_rows()) {
-      const std::int64_t count = std::min(scores_.block_rows(), end - row);
-      scores_.load(row, count);
-      for (std::int64_t r = 0; r < count; ++r) function(row + r, scores_.keys(r), cut_of(row + r, scores_.keys(r)));
+      const std::int64_t rows = std::min(scores_.block_rows(), end - row);
+      scores_.load(row, rows);
+      for (std::int64_t r = 0; r < rows; ++r) cuts_[static_cast<std::size_t>(r)] = find(row + r, keys(r));
+      function(row, rows);
     }
   }
 
+  /// Of the r-th row of the block.
+  const std::int32_t* keys(std::int64_t r) const noexcept { return scores_.keys(r); }
+  detail::Cut cut(std::int64_t r) const noexcept { return cuts_[static_cast<std::size_t>(r)]; }
+
  private:
-  detail::Cut cut_of(std::int64_t row, const std::int32_t* keys) noexcept {
+  detail::Cut find(std::int64_t row, const std::int32_t* keys) noexcept {
     const std::int64_t pruned = prune_counts_[static_cast<std::size_t>(row)];
     if (pruned == 0) return {-1, cols_};  // keys are not negative: nothing is below or equal
     return detail::find_cut(keys, cols_, pruned, {histogram_.data(), candidates_.data()});
@@ -71,19 +79,59 @@ class RowCuts {
   Span<const std::int64_t> prune_counts_;
   std::vector<std::uint32_t> histogram_;
   std::vector<std::int32_t> candidates_;
+  std::vector<detail::Cut> cuts_;
 };
 
-/// Zeroes elements of a row by a predicate on the column; returns how many are ±0 afterwards.
+/// Zeroes elements of rows [row, row + rows) by is_pruned(r, c), r from 0; returns how many are ±0 afterwards.
+/// Column by column where the columns are what lies together.
 template <class Bits, class IsPruned>
-std::int64_t prune_strided(const MatrixView& weight, std::int64_t row, IsPruned&& is_pruned) noexcept {
+std::int64_t prune_block(const MatrixView& weight, std::int64_t row, std::int64_t rows, IsPruned&& is_pruned) noexcept {
   constexpr auto kMagnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
-  Bits* element = static_cast<Bits*>(weight.data) + row * weight.row_stride;
+  Bits* block = static_cast<Bits*>(weight.data) + row * weight.row_stride;
   std::int64_t zeros = 0;
-  for (std::int64_t c = 0; c < weight.cols; ++c, element += weight.col_stride) {
-    if (is_pruned(c)) *element = 0;
-    zeros += (*element & kMagnitude) == 0;
+  auto visit = [&](std::int64_t r, std::int64_t c) {
+    Bits& element = block[r * weight.row_stride + c * weight.col_stride];
+    const Bits value = is_pruned(r, c) ? Bits{0} : element;
+    element = value;
+    zeros += (value & kMagnitude) == 0;
+  };
+  if (detail::is_column_major(weight)) {
+    for (std::int64_t c = 0; c < weight.cols; ++c) {
+      for (std::int64_t r = 0; r < rows; ++r) visit(r, c);
+    }
+  } else {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < weight.cols; ++c) visit(r, c);
+    }
   }
   return zeros;
+}
+
+/// A row of contiguous weights: the loop that vectorises.
+template <class Bits>
+void apply_row(Bits* row, const std::uint8_t* keep, std::int64_t cols) noexcept {
+  for (std::int64_t c = 0; c < cols; ++c) row[c] = keep[c] != 0 ? row[c] : Bits{0};
+}
+
+template <class Bits>
+void apply_rows(const MatrixView& weight, const MaskView& mask, std::int64_t begin, std::int64_t end) noexcept {
+  if (weight.col_stride == 1) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      apply_row(static_cast<Bits*>(weight.data) + row * weight.row_stride, mask.data + row * mask.row_stride,
+                weight.cols);
+    }
+    return;
+  }
+  for (std::int64_t row = begin; row < end; row += kBlockRows) {
+    const std::uint8_t* keep = mask.data + row * mask.row_stride;
+    prune_block<Bits>(weight, row, std::min(kBlockRows, end - row),
+                      [&](std::int64_t r, std::int64_t c) { return keep[r * mask.row_stride + c] == 0; });
+  }
+}
+
+/// Rows for one task, whole blocks of them.
+std::int64_t block_rows_per_task(std::int64_t cols) noexcept {
+  return (detail::rows_per_task(cols) + kBlockRows - 1) / kBlockRows * kBlockRows;
 }
 
 }  // namespace
@@ -103,8 +151,10 @@ void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<co
   const std::vector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
   auto task = [&](std::int64_t begin, std::int64_t end) {
     RowCuts cuts(weight, norm, prune_counts);
-    cuts.for_each(begin, end, [&](std::int64_t row, const std::int32_t* keys, detail::Cut cut) {
-      detail::write_mask(keys, weight.cols, cut, mask.data + row * mask.row_stride);
+    cuts.for_each_block(begin, end, [&](std::int64_t row, std::int64_t rows) {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        detail::write_mask(cuts.keys(r), weight.cols, cuts.cut(r), mask.data + (row + r) * mask.row_stride);
+      }
     });
   };
   executor.parallel_for(weight.rows, detail::score_rows_per_task(weight), task);
@@ -121,16 +171,22 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
   auto task = [&](std::int64_t begin, std::int64_t end) {
     RowCuts cuts(weight, norm, prune_counts);
     std::int64_t zeros = 0;
-    cuts.for_each(begin, end, [&](std::int64_t row, const std::int32_t* keys, detail::Cut cut) {
+    cuts.for_each_block(begin, end, [&](std::int64_t row, std::int64_t rows) {
       const std::int64_t offset = row * weight.row_stride;
-      auto is_pruned = [&](std::int64_t c) { return c < cut.tie_end ? keys[c] <= cut.key : keys[c] < cut.key; };
+      auto is_pruned = [&](std::int64_t r, std::int64_t c) {
+        const std::int32_t key = cuts.keys(r)[c];
+        const detail::Cut cut = cuts.cut(r);
+        return key < cut.key || (key == cut.key && c < cut.tie_end);
+      };
       if (weight.col_stride != 1) {
-        zeros += is_wide ? prune_strided<std::uint32_t>(weight, row, is_pruned)
-                         : prune_strided<std::uint16_t>(weight, row, is_pruned);
-      } else if (is_wide) {
-        zeros += detail::prune_u32(keys, weight.cols, cut, static_cast<std::uint32_t*>(weight.data) + offset);
+        zeros += is_wide ? prune_block<std::uint32_t>(weight, row, rows, is_pruned)
+                         : prune_block<std::uint16_t>(weight, row, rows, is_pruned);
+      } else if (is_wide) {  // blocks of one row
+        zeros += detail::prune_u32(cuts.keys(0), weight.cols, cuts.cut(0),
+                                   static_cast<std::uint32_t*>(weight.data) + offset);
       } else {
-        zeros += detail::prune_u16(keys, weight.cols, cut, static_cast<std::uint16_t*>(weight.data) + offset);
+        zeros += detail::prune_u16(cuts.keys(0), weight.cols, cuts.cut(0),
+                                   static_cast<std::uint16_t*>(weight.data) + offset);
       }
     });
     total_zeros.fetch_add(zeros, std::memory_order_relaxed);
@@ -149,13 +205,11 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
   }
   check_mask(kOperation, mask, scores.rows, scores.cols);
   detail::check_not_nan(kOperation, "scores", scores, executor);
-  // Rows in blocks as in ScoreRows, so that transposed scores are read along memory.
-  constexpr std::int64_t kRows = 32;
   auto task = [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> block(static_cast<std::size_t>(kRows * scores.cols));
+    std::vector<float> block(static_cast<std::size_t>(kBlockRows * scores.cols));
     std::vector<std::int64_t> order(static_cast<std::size_t>(m));
-    for (std::int64_t row = begin; row < end; row += kRows) {
-      const std::int64_t rows = std::min(kRows, end - row);
+    for (std::int64_t row = begin; row < end; row += kBlockRows) {
+      const std::int64_t rows = std::min(kBlockRows, end - row);
       detail::load_block(scores, row, rows, 0, scores.cols, block.data(), scores.cols);
       for (std::int64_t r = 0; r < rows; ++r) {
         std::uint8_t* to = mask.data + (row + r) * mask.row_stride;
@@ -165,8 +219,7 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
       }
     }
   };
-  const std::int64_t grain = (detail::rows_per_task(scores.cols) + kRows - 1) / kRows * kRows;
-  executor.parallel_for(scores.rows, grain, task);
+  executor.parallel_for(scores.rows, block_rows_per_task(scores.cols), task);
 }
 
 void apply_mask(MatrixView weight, MaskView mask, Executor& executor) {
@@ -174,17 +227,13 @@ void apply_mask(MatrixView weight, MaskView mask, Executor& executor) {
   detail::check_writable_view(kOperation, "weight", weight, {DType::f32, DType::f16, DType::bf16});
   check_mask(kOperation, mask, weight.rows, weight.cols);
   auto task = [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::uint8_t* keep = mask.data + row * mask.row_stride;
-      auto is_pruned = [&](std::int64_t c) { return keep[c] == 0; };
-      if (weight.dtype == DType::f32) {
-        prune_strided<std::uint32_t>(weight, row, is_pruned);
-      } else {
-        prune_strided<std::uint16_t>(weight, row, is_pruned);
-      }
+    if (weight.dtype == DType::f32) {
+      apply_rows<std::uint32_t>(weight, mask, begin, end);
+    } else {
+      apply_rows<std::uint16_t>(weight, mask, begin, end);
     }
   };
-  executor.parallel_for(weight.rows, detail::rows_per_task(weight.cols), task);
+  executor.parallel_for(weight.rows, block_rows_per_task(weight.cols), task);
 }
 
 }  // namespace stun_ext

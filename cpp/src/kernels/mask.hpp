@@ -14,10 +14,11 @@ void scores_bf16(const std::uint16_t* row, const float* norm, std::int64_t count
 
 /// Buckets of the first round of the selection: sign (always 0), exponent and three bits of the mantissa.
 constexpr int kCutBuckets = 2048;
+constexpr int kCutHistograms = 4;
 
 /// What selecting the lowest keys of a row needs to keep; candidates holds as many keys as the row.
 struct CutWorkspace {
-  std::uint32_t* histogram;  ///< [2, kCutBuckets]
+  std::uint32_t* histogram;  ///< [kCutHistograms, kCutBuckets]
   std::int32_t* candidates;
 };
 

@@ -66,6 +66,17 @@ std::int64_t prune(const std::int32_t* keys, std::int64_t count, Cut cut, Elemen
   return zeros;
 }
 
+/// A score is kept if fewer than n others come before it: the higher ones, and equal ones to its right.
+template <int m>
+void keep_by_counting(const float* scores, std::int64_t n, std::uint8_t* mask) noexcept {
+  for (int c = 0; c < m; ++c) {
+    int before = 0;
+    for (int k = 0; k < c; ++k) before += scores[k] > scores[c];
+    for (int k = c + 1; k < m; ++k) before += scores[k] >= scores[c];
+    mask[c] = before < n;
+  }
+}
+
 }  // namespace
 
 void scores_f32(const float* row, const float* norm, std::int64_t count, std::int32_t* keys) noexcept {
@@ -80,26 +91,27 @@ void scores_bf16(const std::uint16_t* row, const float* norm, std::int64_t count
 
 Cut find_cut(const std::int32_t* keys, std::int64_t count, std::int64_t count_pruned, CutWorkspace workspace) noexcept {
   constexpr int kFirstShift = 20;
-  std::uint32_t* even = workspace.histogram;
-  std::uint32_t* odd = workspace.histogram + kCutBuckets;  // two, so that runs of equal keys do not wait for each other
-  std::memset(even, 0, 2 * kCutBuckets * sizeof(std::uint32_t));
+  // Several histograms, so that equal buckets in a row do not wait for each other.
+  std::uint32_t* histogram = workspace.histogram;
+  std::memset(histogram, 0, kCutHistograms * kCutBuckets * sizeof(std::uint32_t));
   std::int64_t c = 0;
-  for (; c + 2 <= count; c += 2) {
-    ++even[keys[c] >> kFirstShift];
-    ++odd[keys[c + 1] >> kFirstShift];
+  for (; c + kCutHistograms <= count; c += kCutHistograms) {
+    for (int h = 0; h < kCutHistograms; ++h) ++histogram[h * kCutBuckets + (keys[c + h] >> kFirstShift)];
   }
-  if (c < count) ++even[keys[c] >> kFirstShift];
-  for (int bucket = 0; bucket < kCutBuckets; ++bucket) even[bucket] += odd[bucket];
+  for (; c < count; ++c) ++histogram[keys[c] >> kFirstShift];
+  for (int h = 1; h < kCutHistograms; ++h) {
+    for (int bucket = 0; bucket < kCutBuckets; ++bucket) histogram[bucket] += histogram[h * kCutBuckets + bucket];
+  }
 
   std::int64_t rank = count_pruned - 1;
-  const int bucket = bucket_of_rank(even, kCutBuckets, rank);
+  const int bucket = bucket_of_rank(histogram, kCutBuckets, rank);
   std::int64_t candidates = 0;
   for (c = 0; c < count; ++c) {
     workspace.candidates[candidates] = keys[c];
     candidates += (keys[c] >> kFirstShift) == bucket;
   }
-  candidates = narrow(workspace.candidates, candidates, 10, 10, rank, even);
-  candidates = narrow(workspace.candidates, candidates, 0, 10, rank, even);
+  candidates = narrow(workspace.candidates, candidates, 10, 10, rank, histogram);
+  candidates = narrow(workspace.candidates, candidates, 0, 10, rank, histogram);
 
   // All candidates equal the cut now, and `rank` of them lie before the last one to go.
   const std::int32_t key = workspace.candidates[0];
@@ -123,16 +135,8 @@ std::int64_t prune_u32(const std::int32_t* keys, std::int64_t count, Cut cut, st
 
 void keep_highest(const float* scores, std::int64_t n, std::int64_t m, std::uint8_t* mask,
                   std::int64_t* order) noexcept {
-  constexpr std::int64_t kFewEnoughToCount = 32;
-  if (m <= kFewEnoughToCount) {
-    for (std::int64_t c = 0; c < m; ++c) {
-      std::int64_t ahead = 0;  // how many of the others are kept before this one
-      for (std::int64_t k = 0; k < c; ++k) ahead += scores[k] > scores[c];
-      for (std::int64_t k = c + 1; k < m; ++k) ahead += scores[k] >= scores[c];
-      mask[c] = ahead < n;
-    }
-    return;
-  }
+  if (m == 4) return keep_by_counting<4>(scores, n, mask);
+  if (m == 8) return keep_by_counting<8>(scores, n, mask);
   for (std::int64_t c = 0; c < m; ++c) order[c] = c;
   std::nth_element(order, order + (m - n), order + m, [scores](std::int64_t a, std::int64_t b) {
     return scores[a] != scores[b] ? scores[a] < scores[b] : a < b;
