@@ -2,8 +2,6 @@
 #include "array.hpp"
 
 #include <algorithm>
-#include <cstdlib>
-#include <numeric>
 #include <stdexcept>
 
 #include "dlpack.hpp"
@@ -176,7 +174,9 @@ Array::Array(const Argument& argument, const py::object& object, Access access, 
     throw py::type_error(argument.prefix() + "must hold bfloat16 bits as uint16 with dtype=\"bfloat16\", got " +
                          name_of(element_));
   }
-  if (access == Access::write) check_writable(argument);
+  if (access == Access::write && !writable_) {
+    throw std::invalid_argument(argument.prefix() + "must be writable to be changed in place, got a read-only array");
+  }
 }
 
 void Array::take_numpy(const Argument& argument, const py::array& array, Elements elements, bool bits) {
@@ -263,25 +263,6 @@ void Array::set_unused_strides() {
   // Producers leave the stride of an axis with one element or none to chance.
   if (rank_ < 2 || shape_[1] <= 1) strides_[1] = 1;
   if (shape_[0] <= 1) strides_[0] = rank_ < 2 ? 1 : shape_[1];
-}
-
-void Array::check_writable(const Argument& argument) const {
-  if (!writable_) {
-    throw std::invalid_argument(argument.prefix() + "must be writable to be changed in place, got a read-only array");
-  }
-  // Two elements (i, j) and (i + a, j - b) share memory iff a·s0 = b·s1, whose smallest solution divides out the gcd.
-  const std::int64_t s0 = std::abs(strides_[0]);
-  const std::int64_t s1 = rank_ == 2 ? std::abs(strides_[1]) : 0;
-  const std::int64_t divisor = std::gcd(s0, s1);
-  const bool row_repeats = shape_[0] > 1 && s0 == 0;
-  const bool column_repeats = shape_[1] > 1 && s1 == 0;
-  const bool crossing =
-      shape_[0] > 1 && shape_[1] > 1 && divisor > 0 && s1 / divisor < shape_[0] && s0 / divisor < shape_[1];
-  if (shape_[0] > 0 && shape_[1] > 0 && (row_repeats || column_repeats || crossing)) {
-    throw std::invalid_argument(argument.prefix() +
-                                "must hold every element once to be changed in place, got overlapping strides (" +
-                                std::to_string(strides_[0]) + ", " + std::to_string(strides_[1]) + ")");
-  }
 }
 
 ConstMatrixView Array::view() const {

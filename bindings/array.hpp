@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>  // in every file alike: it specialises casters
 
 #include <array>
 #include <cstdint>
@@ -56,7 +57,7 @@ class Array {
   /// @param dtype  "bfloat16" if the array holds bfloat16 bits as uint16, else none.
   /// @throws py::type_error on objects that are no arrays and on illegal element types; std::invalid_argument
   ///         (ValueError) on other ranks, on other devices, on misaligned or byte-swapped memory, and, for
-  ///         Access::write, on memory that is read-only or holds one element twice.
+  ///         Access::write, on read-only memory.
   Array(const Argument& argument, const py::object& object, Access access, Ranks ranks, Elements elements,
         const std::optional<std::string>& dtype = std::nullopt);
 
@@ -77,7 +78,6 @@ class Array {
                    const std::string& name);
   void set_rank(std::int64_t rank);
   void set_unused_strides();
-  void check_writable(const Argument& argument) const;
 
   py::object numpy_;                // owner, if NumPy
   std::shared_ptr<void> exported_;  // owner, if DLPack: runs the producer's deleter

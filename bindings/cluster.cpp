@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stun_ext/cluster.hpp"
 
-#include <pybind11/stl.h>
-
 #include <cstring>
 #include <stdexcept>
 

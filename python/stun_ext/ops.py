@@ -158,8 +158,8 @@ def star_clusters(D: ArrayT, threshold: float, min_clusters: int = 1) -> ArrayT:
     threshold rises.
 
     Args:
-        D: Distances, [E, E], float32 or float64, symmetric. The diagonal is not read. +Inf means "never
-            merge".
+        D: Distances, [E, E], float32 or float64, symmetric; the upper triangle decides, the diagonal is not
+            read. +Inf means "never merge". E at most 65536.
         threshold: Any number but NaN; compared strictly.
         min_clusters: Fewest clusters to leave, in [1, E].
 
@@ -168,8 +168,7 @@ def star_clusters(D: ArrayT, threshold: float, min_clusters: int = 1) -> ArrayT:
 
     Raises:
         TypeError: D is no array, or of another dtype.
-        ValueError: D is not square or not symmetric, holds NaN or -Inf (the row is named), or an argument is
-            out of its range.
+        ValueError: D is not square, holds NaN or -Inf (the row is named), or an argument is out of its range.
     """
     return _like(D, _core.star_clusters(_host("star_clusters", "D", D), threshold, min_clusters))
 
