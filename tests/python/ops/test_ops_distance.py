@@ -88,7 +88,7 @@ def test_released_distances(data: Path, case: int) -> None:
         got = ops.coactivation_distances(A)
     else:
         got = ops.mixed_distances(X, A, meta["mix"], divide_by_frobenius=meta["norm"])
-    # The released code is the less exact side: it works in float32, with torch.cdist by a Gram matrix. So allow
+    # The released code is the less exact side: it works in float32, with torch.cdist by a Gram matrix. Allow
     # a few float32 roundings of the largest distance.
     off_diagonal = ~np.eye(len(D), dtype=bool)
     np.testing.assert_allclose(got[off_diagonal], D[off_diagonal], rtol=2e-5, atol=2e-6 * np.abs(D).max())
