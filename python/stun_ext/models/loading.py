@@ -64,21 +64,22 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> PreTrainedMo
     per_layer = {
         location: counts for location, nested in iter_configs(config) if (counts := per_layer_counts(nested))
     }
-    for location in per_layer:
-        set_per_layer_counts(nested_config(config, location), [], {})
+    if len(per_layer) != 1:
+        raise ValueError(f"[from_pretrained] {path}: more than one nested config has per-layer expert counts")
+    ((location, counts),) = per_layer.items()
+    set_per_layer_counts(nested_config(config, location), [], {})
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=trust_remote_code
         )
     if type(skeleton.config) is not type(config):  # the text model of a multimodal checkpoint
         config = config.get_text_config(decoder=True)
-        per_layer = {(): counts for counts in per_layer.values()}
+        location = ()
     schema = derive_schema(type(skeleton), config)
-    if schema is None or len(per_layer) != 1:
+    if schema is None:
         raise ValueError(
-            f"[from_pretrained] {path}: per_layer_config has expert counts that do not fit the model"
+            f"[from_pretrained] {path}: per_layer_config has expert counts, the model no experts"
         )
-    ((location, counts),) = per_layer.items()
     loaded = _ragged_class(type(skeleton), schema, counts).from_pretrained(path, config=config, **kwargs)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.__class__ = type(skeleton)

@@ -192,10 +192,13 @@ def _check_rebuild(moe: MoEModel, schema: Schema, counts: Sequence[int]) -> None
     try:
         config = copy.deepcopy(moe.model.config)
         _write_counts(config, schema, moe.layers, counts)
+        for _, nested in iter_configs(config):
+            nested.allow_global_per_layer_attribute_access = False  # a saved config does not allow it
         skeleton = build_skeleton(model_class, type(config).from_dict(config.to_dict()), {})
     except Exception as error:
         raise ValueError(
-            f"[plan_slices] {model_class.__name__} and its config do not accept {list(counts)} experts: {error}"
+            f"[plan_slices] {model_class.__name__} and its config do not accept {list(counts)} experts: "
+            + " ".join(str(error).split())
         ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(skeleton)}
     for name in sorted(shapes.keys() | schema.shapes.keys()):
