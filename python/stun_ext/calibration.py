@@ -49,7 +49,8 @@ def collect(
         moe: the analysed model; ``moe.layers`` may be empty when only ``linears`` are wanted.
         batches: keyword arguments of the model's forward, one mapping per batch: ``input_ids`` int64
             ``[B, T]`` (or ``inputs_embeds`` ``[B, T, H]``) and optionally ``attention_mask`` ``[B, T]``;
-            tokens whose mask is 0 are computed but not counted. Consumed lazily, once. ``labels`` are ignored.
+            tokens whose mask is 0 are computed but not counted. Consumed lazily, once. ``labels`` are
+            ignored.
         linears: plain linear modules by name whose squared inputs are summed in the same pass.
         progress: called after each batch with (batches done, their total or 0 when ``batches`` has no
             length).
