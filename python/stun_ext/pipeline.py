@@ -267,7 +267,8 @@ def _apply(
                 row.zeros += weight.numel() - int(torch.count_nonzero(weight))
             else:
                 row.zeros += weight_pruning.prune_matrix(weight, norms, sparsity=sparsity, pattern=recipe.nm)
-        row.parameters_after = sum(weight.numel() for weight, _ in weights)
+        if layer.moe is None or layer.moe.matrices:  # else: a layout without single matrices, removed as decided
+            row.parameters_after = sum(weight.numel() for weight, _ in weights)
         row.kurtosis_after_weights = _kurtosis((weight for weight, _ in weights), nonzero_only=True)
     clock.tick(len(plan.layers), len(plan.layers))
 

@@ -103,6 +103,12 @@ def _decoder_index(name: str) -> int:
 
 def check_request(moe: MoEModel, layers: Sequence[ScopedLayer], recipe: Recipe) -> None:
     """Refuses what cannot be met, before any long work."""
+    for scoped in layers:
+        if scoped.moe is not None and not scoped.moe.matrices and recipe.weight_method != "none":
+            raise ValueError(
+                f"[prune] {moe.family} stores the experts of {scoped.moe.name} in a layout whose single weights cannot be "
+                "pruned; remove whole experts alone with weight_method='none'"
+            )
     counts = [expert_pruning.uniform_count(layer, recipe) for layer in moe.layers]
     if any(count != layer.num_experts for count, layer in zip(counts, moe.layers, strict=True)):
         plan_slices(moe, counts)

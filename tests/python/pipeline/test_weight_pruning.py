@@ -98,9 +98,9 @@ def test_owl_formula_without_clipping():
 
 
 def test_owl_meets_the_total_after_clipping():
-    found = owl_sparsities([0.0, 5.0, 10.0, 4.0], [1, 5, 100, 3], 0.05, 0.4)
+    found = owl_sparsities([0.0, 5.0, 10.0, 4.0], [100, 5, 1, 3], 0.05, 0.4)
     assert min(found) == 0.0
-    assert np.average(found, weights=[1, 5, 100, 3]) == pytest.approx(0.05, abs=1e-9)
+    assert np.average(found, weights=[100, 5, 1, 3]) == pytest.approx(0.05, abs=1e-9)
     found = owl_sparsities([0.0, 5.0, 10.0, 4.0], [100, 5, 100, 3], 0.9, 0.4)
     assert max(found) == 0.99
     assert np.average(found, weights=[100, 5, 100, 3]) == pytest.approx(0.9, abs=1e-9)
