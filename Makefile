@@ -48,10 +48,12 @@ $(BIN)/python:
 # The build's tools come first because the package is built without isolation: an editable build must find the same
 # cmake and pybind11 next time, and must not download them again.
 $(VENV)/.stun_ext-tools: constraints.txt | $(BIN)/python
+	@echo "installing the build's tools into $(VENV)"
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt scikit-build-core pybind11 cmake ninja
 	@touch $@
 
 $(READY): $(VENV)/.stun_ext-tools pyproject.toml $(CXX_SOURCES)
+	@echo "building the extension; the first time this also installs torch and other pinned packages into $(VENV)"
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -Cbuild-dir=$(BUILD)/python \
 	  -Ccmake.define.STUN_EXT_CUDA=$(CUDA) -e '.[dev]'
 	@touch $@

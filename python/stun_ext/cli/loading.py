@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -80,7 +80,7 @@ def check_device_and_dtype(operation: str, device: str, dtype: str) -> None:
         )
 
 
-def load_model(source: ModelSource, *, device: str, dtype: str, quiet: bool) -> torch.nn.Module:
+def load_model(source: ModelSource, *, device: str, dtype: str, quiet: bool) -> PreTrainedModel:
     """Loads a model for inference, with whole experts or with per-layer counts."""
     import torch
 
@@ -88,13 +88,12 @@ def load_model(source: ModelSource, *, device: str, dtype: str, quiet: bool) -> 
 
     if quiet:
         hush_transformers()
-    model: torch.nn.Module = from_pretrained(
+    model = from_pretrained(
         source.name, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **source.hub_arguments
     )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(torch.device(device))
-    model.eval()
+    torch.nn.Module.to(model, torch.device(device))  # Transformers' own is not typed
     return model
 
 

@@ -107,7 +107,7 @@ def _run(
     from stun_ext.model_card import model_card
 
     check_device_and_dtype("prune", device, dtype)
-    out_is_free(out, force)
+    out_is_free(out, force, source.folder())
     current.note(f"loading {source.name}")
     tokenizer = load_tokenizer(source)
     model = load_model(source, device=device, dtype=dtype, quiet=current.quiet)

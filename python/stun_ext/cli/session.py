@@ -79,9 +79,9 @@ class Session:
 def session(*, json_output: bool = False, quiet: bool = False) -> Iterator[Session]:
     """Runs a command's work.
 
-    ``ValueError`` is a refused request: its message, no traceback, exit code 2. ``OSError`` is the world's
-    fault: its message, exit code 1. Anything else is ours or a library's: traceback, exit code 1. Ctrl-C:
-    130. STUN_EXT_TRACEBACK=1 shows the traceback of every error.
+    ``ValueError`` and a path that is missing or in the way are refused requests: message, no traceback,
+    exit code 2. Any other ``OSError`` is the world's fault: message, exit code 1. Everything else is ours or
+    a library's: traceback, exit code 1. Ctrl-C: 130. STUN_EXT_TRACEBACK=1 shows the traceback of every error.
     """
     current = Session(json_output=json_output, quiet=quiet)
     try:
@@ -95,7 +95,7 @@ def session(*, json_output: bool = False, quiet: bool = False) -> Iterator[Sessi
     except KeyboardInterrupt as error:
         _complain("interrupted", error, show_traceback=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except ValueError as error:
+    except (ValueError, FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         _complain(f"error: {error}", error, show_traceback=False)
         raise typer.Exit(EXIT_REFUSED) from None
     except OSError as error:

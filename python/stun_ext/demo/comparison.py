@@ -20,6 +20,7 @@ from stun_ext import demo
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from stun_ext.evaluation import EvalResult
     from stun_ext.report import PruneReport
@@ -111,7 +112,10 @@ def compare(*, quick: bool = False, keep: Path | None = None, progress: Progress
     dense = stun_ext.from_pretrained(demo.MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(demo.MODEL)
     statistics = stun_ext.collect_statistics(
-        dense, tokenizer=tokenizer, calibration=str(demo.CALIBRATION), progress=progress
+        dense,
+        tokenizer=tokenizer,
+        calibration=demo.CALIBRATION,
+        progress=lambda _, done, total: tick("calibrate", done, total),
     )
     found = Comparison(calibration=f"{statistics.num_tokens:,} tokens of the bundled text")
     sparsities = SPARSITIES[-1:] if quick else SPARSITIES
@@ -121,7 +125,7 @@ def compare(*, quick: bool = False, keep: Path | None = None, progress: Progress
     experts = sum(layer.num_experts for layer in stun_ext.analyze(dense).layers)
     found.rows.append(_row("dense", 0.0, None, experts, base, 0.0))
     tick("measure", 1, models)
-    pruned: torch.nn.Module = dense
+    pruned = dense
     for sparsity in sparsities:
         for name, expert_sparsity in (("Wanda alone", 0.0), ("default recipe", None)):
             pruned = copy.deepcopy(dense)
@@ -143,7 +147,7 @@ def compare(*, quick: bool = False, keep: Path | None = None, progress: Progress
     return found
 
 
-def _evaluate(model: torch.nn.Module, tokenizer: Any, quick: bool) -> EvalResult:
+def _evaluate(model: PreTrainedModel, tokenizer: Any, quick: bool) -> EvalResult:
     from stun_ext.evaluation import evaluate
 
     windows, max_problems = (3, 50) if quick else (12, 200)
@@ -178,7 +182,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield Path(folder) / "pruned"
 
 
-def _load_in_stock_process(model: torch.nn.Module, tokenizer: Any, out: Path) -> StockLoad:
+def _load_in_stock_process(model: PreTrainedModel, tokenizer: Any, out: Path) -> StockLoad:
     """Saves `model` to `out` and has another process load it and compute some logits.
 
     Raises:
@@ -190,7 +194,9 @@ def _load_in_stock_process(model: torch.nn.Module, tokenizer: Any, out: Path) ->
     tokens = torch.tensor([tokenizer(text).input_ids])
     with torch.no_grad():
         ours: torch.Tensor = model(tokens).logits
-    stun_ext.save_pretrained(copy.deepcopy(model).to(torch.bfloat16), out, source=demo.MODEL)
+    stored = copy.deepcopy(model)
+    torch.nn.Module.to(stored, torch.bfloat16)  # what the weights were before: no digit is lost
+    stun_ext.save_pretrained(stored, out, source=demo.MODEL)
     with tempfile.TemporaryDirectory(prefix="stun-ext-demo-") as name:
         scratch = Path(name)
         torch.save(tokens, scratch / "tokens.pt")
