@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "stun_ext/distance.hpp"
+#include "stun_ext/mask.hpp"
+#include "stun_ext/saliency.hpp"
+#include "support.hpp"
+
+namespace stun_ext::test {
+namespace {
+
+TEST(DType, SizesAndNames) {
+  EXPECT_EQ(size_of(DType::f32), 4u);
+  EXPECT_EQ(size_of(DType::f16), 2u);
+  EXPECT_EQ(size_of(DType::bf16), 2u);
+  EXPECT_EQ(size_of(DType::f64), 8u);
+  EXPECT_EQ(size_of(DType::i64), 8u);
+  EXPECT_STREQ(name_of(DType::f32), "float32");
+  EXPECT_STREQ(name_of(DType::f16), "float16");
+  EXPECT_STREQ(name_of(DType::bf16), "bfloat16");
+  EXPECT_STREQ(name_of(DType::f64), "float64");
+  EXPECT_STREQ(name_of(DType::i64), "int64");
+}
+
+// Magnitude scores are the values themselves, so this reads every bit pattern through the library's conversions.
+void expect_every_pattern_converts(DType dtype, double (*decode)(std::uint16_t), std::uint16_t infinity) {
+  Matrix weight(dtype, 2, infinity);
+  for (std::uint16_t bits = 0; bits < infinity; ++bits) {
+    weight.set_bits(0, bits, bits);
+    weight.set_bits(1, bits, static_cast<std::uint16_t>(bits | 0x8000));
+  }
+  Matrix scores(DType::f32, 2, infinity);
+  wanda_scores(weight.view(), {}, scores.view());
+  for (std::uint16_t bits = 0; bits < infinity; ++bits) {
+    ASSERT_EQ(scores.get(0, bits), decode(bits)) << bits;
+    ASSERT_EQ(scores.get(1, bits), decode(bits)) << bits;
+  }
+}
+
+TEST(Conversion, EveryFiniteHalfIsExact) { expect_every_pattern_converts(DType::f16, decode_half, 0x7c00); }
+TEST(Conversion, EveryFiniteBFloat16IsExact) { expect_every_pattern_converts(DType::bf16, decode_bfloat16, 0x7f80); }
+
+TEST(Conversion, SignsReachTheDistances) {
+  for (const DType dtype : {DType::f16, DType::bf16, DType::f32, DType::f64}) {
+    Matrix rows(dtype, 2, 1);
+    rows.set(0, 0, -1.5);
+    rows.set(1, 0, 2.0);
+    double distance = 0.0;
+    condensed_distances(rows.view(), {&distance, 1});
+    EXPECT_EQ(distance, 3.5) << name_of(dtype);
+  }
+}
+
+TEST(Finite, EveryNonFinitePatternIsRefusedNamingItsRow) {
+  for (const DType dtype : {DType::f16, DType::bf16, DType::f32, DType::f64}) {
+    for (const Layout layout : kLayouts) {
+      for (const double bad : {kNaN, kInf, -kInf}) {
+        Matrix rows(dtype, 70, 9, layout);
+        rows.fill([](std::int64_t r, std::int64_t c) { return static_cast<double>(r + c); });
+        rows.set(66, 1, bad);
+        rows.set(41, 7, bad);  // the lowest row is named, whatever is found first
+        std::vector<double> out(70 * 69 / 2);
+        for (const int threads : {1, 7}) {
+          const Threads scope(threads);
+          expect_error([&] { condensed_distances(rows.view(), out); },
+                       {"[condensed_distances] rows must be finite", "in row 41, column 7"});
+        }
+      }
+    }
+  }
+}
+
+TEST(Writable, OverlappingStridesAreRefused) {
+  float value[8] = {};
+  const std::vector<std::int64_t> counts = {0, 0};
+  for (const MatrixView view : {MatrixView{value, 2, 4, 0, 1, DType::f32}, MatrixView{value, 2, 4, 2, 1, DType::f32},
+                                MatrixView{value, 2, 4, 4, 0, DType::f32}, MatrixView{value, 2, 4, 1, 1, DType::f32}}) {
+    expect_error([&] { wanda_prune(view, {}, counts); }, {"[wanda_prune] weight must not overlap itself"});
+  }
+  // Strides of dimensions of size one mean nothing.
+  EXPECT_EQ(wanda_prune({value, 1, 4, 0, 1, DType::f32}, {}, std::vector<std::int64_t>{0}), 4);
+  EXPECT_EQ(wanda_prune({value, 2, 1, 1, 0, DType::f32}, {}, counts), 2);
+}
+
+TEST(View, NullAndNegativeSizesAreRefused) {
+  const std::vector<std::int64_t> counts = {0, 0};
+  expect_error([&] { wanda_prune({nullptr, 2, 4, 4, 1, DType::f32}, {}, counts); }, {"[wanda_prune]", "null"});
+  float value = 0;
+  expect_error([&] { wanda_prune({&value, -2, 4, 4, 1, DType::f32}, {}, counts); }, {"negative size", "[-2, 4]"});
+}
+
+}  // namespace
+}  // namespace stun_ext::test
