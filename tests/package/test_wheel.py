@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "python" / "stun_ext"
 BUILD_TOOLS = ("scikit_build_core", "pybind11", "cmake", "ninja")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
@@ -40,18 +40,19 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from this tree, without CUDA (tests of the build with CUDA need no wheel)."""
+    """A wheel without CUDA, built from a source distribution of this tree, so that both are complete."""
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
-    if all(importlib.util.find_spec(tool) for tool in BUILD_TOOLS):
-        pip.append("--no-build-isolation")  # the tools are here: nothing has to be downloaded
-    scripts = str(Path(sys.executable).parent)
-    run(
-        *pip,
-        "-Ccmake.define.STUN_EXT_CUDA=OFF",
-        REPOSITORY,
-        PATH=os.pathsep.join([scripts, os.environ["PATH"]]),
-    )
+    source, isolation = REPOSITORY, []
+    if all(
+        importlib.util.find_spec(tool) for tool in BUILD_TOOLS
+    ):  # they are here: nothing has to be downloaded
+        code = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+        run(sys.executable, "-c", code, folder, cwd=REPOSITORY)
+        (source,) = folder.glob("*.tar.gz")
+        isolation = ["--no-build-isolation"]
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, *isolation]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run(*pip, "-Ccmake.define.STUN_EXT_CUDA=OFF", source, PATH=path)
     (built,) = folder.glob("*.whl")
     return built
 
