@@ -88,12 +88,21 @@ double squared_frobenius(const ConstMatrixView& rows, Executor& executor) {
   return sum;
 }
 
-double mean_of_counts(const char* operation, const ConstMatrixView& counts) {
+// For operations too small to be given threads.
+class SerialExecutor final : public Executor {
+ public:
+  int concurrency() const noexcept override { return 1; }
+  void parallel_for(std::int64_t count, std::int64_t grain, RangeTask task) override {
+    for (std::int64_t begin = 0; begin < count; begin += grain) task(begin, std::min(begin + grain, count));
+  }
+};
+
+double mean_of_counts(const char* operation, const ConstMatrixView& counts, Executor& executor) {
   if (counts.rows != counts.cols || counts.rows == 0) {
     fail(operation, "counts must be square and not empty, got [", counts.rows, ", ", counts.cols, "]");
   }
   check_view(operation, "counts", counts, {DType::f32, DType::f64, DType::i64});
-  check_finite(operation, "counts", counts, default_executor());
+  check_finite(operation, "counts", counts, executor);
   double sum = 0.0;
   for (std::int64_t i = 0; i < counts.rows; ++i) {
     if (const double diagonal = element(counts, i, i); diagonal != 0.0) {
@@ -191,7 +200,8 @@ void condensed_distances(ConstMatrixView rows, Span<double> out, Executor& execu
 
 void coactivation_distances(ConstMatrixView counts, MatrixView out) {
   constexpr const char* kOperation = "coactivation_distances";
-  const double mean = std::abs(detail::mean_of_counts(kOperation, counts));
+  detail::SerialExecutor executor;
+  const double mean = std::abs(detail::mean_of_counts(kOperation, counts, executor));
   detail::check_out(kOperation, out, counts.rows);
   for (std::int64_t i = 0; i < counts.rows; ++i) {
     for (std::int64_t j = 0; j < counts.cols; ++j) {
@@ -209,7 +219,7 @@ void mixed_distances(ConstMatrixView rows, ConstMatrixView counts, double mix, b
                  counts.rows);
   }
   detail::check_out(kOperation, out, rows.rows);
-  const double mean = std::abs(detail::mean_of_counts(kOperation, counts));
+  const double mean = std::abs(detail::mean_of_counts(kOperation, counts, executor));
   detail::check_rows(kOperation, rows, executor);
   const double scale = detail::scale_of(kOperation, rows, divide_by_frobenius, executor);
   for (std::int64_t i = 0; i < rows.rows; ++i) detail::store(out, i, i, 0.0);

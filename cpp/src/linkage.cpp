@@ -297,8 +297,10 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
   for (std::int64_t i0 = 0; i0 < n; i0 += kSquare) {
     for (std::int64_t j0 = i0; j0 < n; j0 += kSquare) {
       for (std::int64_t i = i0; i < std::min(n, i0 + kSquare); ++i) {
-        const double* from = condensed.data() + (i * (2 * n - i - 1) / 2 - i - 1);
-        for (std::int64_t j = std::max(j0, i + 1); j < std::min(n, j0 + kSquare); ++j) rows.row(j)[i] = from[j];
+        const std::int64_t offset = i * (2 * n - i - 1) / 2 - i - 1;  // of the pair (i, j), less j
+        for (std::int64_t j = std::max(j0, i + 1); j < std::min(n, j0 + kSquare); ++j) {
+          rows.row(j)[i] = condensed[static_cast<std::size_t>(offset + j)];
+        }
       }
     }
   }

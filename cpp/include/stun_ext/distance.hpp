@@ -15,7 +15,8 @@ namespace stun_ext {
 /// the same for every thread count and instruction set. If `divide_by_frobenius`, every distance is divided by ‖X‖_F.
 ///
 /// @param rows  [n, d] float32, float16, bfloat16 or float64, any strides, n >= 1, d >= 1, finite.
-/// @param out   [n, n] float32 or float64, written completely: symmetric, zero diagonal.
+/// @param out   [n, n] float32 or float64, written completely: symmetric, zero diagonal; a distance beyond the range of
+///              its type becomes +Inf.
 /// @throws std::invalid_argument on a wrong shape or dtype, on NaN or Inf (naming the row), or if
 ///         `divide_by_frobenius` and all of X is zero.
 void pairwise_distances(ConstMatrixView rows, bool divide_by_frobenius, MatrixView out,

@@ -39,8 +39,8 @@ class Executor {
 /// calls, is safe after fork(), and may be used from many threads at once. It uses num_threads() threads.
 Executor& default_executor() noexcept;
 
-/// Threads of the default executor: the last set_num_threads, else the environment's STUN_EXT_NUM_THREADS,
-/// else the processors this process may run on.
+/// Threads of the default executor: the last set_num_threads, else the environment's STUN_EXT_NUM_THREADS (read once; a
+/// value that is not a positive integer is ignored), else the processors this process may run on.
 int num_threads() noexcept;
 
 /// Sets the threads of the default executor for the whole process; std::invalid_argument if `count` < 1.
