@@ -52,7 +52,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         isolation = ["--no-build-isolation"]
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, *isolation]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    run(*pip, "-Ccmake.define.STUN_EXT_CUDA=OFF", source, PATH=path)
+    run(*pip, "--config-settings=cmake.define.STUN_EXT_CUDA=OFF", source, PATH=path)
     (built,) = folder.glob("*.whl")
     return built
 

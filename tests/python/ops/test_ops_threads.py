@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -161,7 +162,7 @@ def test_number_of_threads_from_the_environment() -> None:
     code = "from stun_ext import ops; print(ops.num_threads())"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"STUN_EXT_NUM_THREADS": "5"},
+        env={**os.environ, "STUN_EXT_NUM_THREADS": "5"},
         capture_output=True,
         text=True,
         check=True,
