@@ -232,9 +232,6 @@ def _patch_config(config: PreTrainedConfig, folder: Path) -> None:
             section = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict):
             _write_aliases(nested, section)
-    # Only for code that reads the config of the model in memory; stock classes must refuse a ragged model.
-    for section in _sections(written):
-        section.pop("allow_global_per_layer_attribute_access", None)
     if not _has_mtp_tensors(config, folder):
         for section in _sections(written):
             for name, value in section.items():

@@ -111,6 +111,11 @@ class Schema:
             shape[spec.axis] = spec.size(num_experts)
         return tuple(shape)
 
+    def set_num_experts(self, num_experts: int) -> None:
+        """Makes `num_experts` the number that the recorded shapes belong to."""
+        self.shapes = {name: self.shape(name, num_experts) for name in self.shapes}
+        self.num_experts = num_experts
+
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """All parameters and buffers, those that are not saved and the tied ones included."""

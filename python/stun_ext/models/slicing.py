@@ -76,6 +76,7 @@ class SlicePlan:
             layer.num_experts = count
         self._set_attributes()
         self._set_configs()
+        self._schema.set_num_experts(max(self.counts))
         self.moe.num_experts = max(self.counts)
 
     def _count_of(self, module_name: str) -> int:
@@ -192,9 +193,7 @@ def _check_rebuild(moe: MoEModel, schema: Schema, counts: Sequence[int]) -> None
     try:
         config = copy.deepcopy(moe.model.config)
         _write_counts(config, schema, moe.layers, counts)
-        for _, nested in iter_configs(config):
-            nested.allow_global_per_layer_attribute_access = False  # a saved config does not allow it
-        skeleton = build_skeleton(model_class, type(config).from_dict(config.to_dict()), {})
+        skeleton = build_skeleton(model_class, type(config).from_dict(config.to_diff_dict()), {})
     except Exception as error:
         raise ValueError(
             f"[plan_slices] {model_class.__name__} and its config do not accept {list(counts)} experts: "

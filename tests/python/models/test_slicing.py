@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from model_families import E, H, I, kept_ids, logits, make_config, make_model, randomize
+from model_families import BASE, E, H, I, kept_ids, logits, make_config, make_model, randomize
 from transformers import MixtralForCausalLM
 
 from stun_ext.models import analyze, legal_expert_counts, plan_slices, slicing_refusals
@@ -191,7 +191,6 @@ def test_tables_of_expert_ids_are_refused_by_name(untouched):
 
 
 def test_deepseek_v4_hash_layers_are_refused_by_name():
-    from model_families import BASE
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     config = CONFIG_MAPPING["deepseek_v4"](
@@ -381,7 +380,7 @@ def test_means_of_members(family, dtype):
                 if group is not None:
                     expected = (sum(old[other].double() for other in group) / len(group)).to(old.dtype)
                     torch.testing.assert_close(
-                        new[position], expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-6, atol=1e-7
+                        new[position], expected, rtol=4e-3 if dtype == torch.bfloat16 else 1e-6, atol=1e-7
                     )
                 else:
                     assert torch.equal(new[position], expected), spec.name
@@ -435,11 +434,29 @@ def test_tied_expert_tensors_stay_tied():
 def test_slicing_twice_is_slicing_once():
     once, twice = make_model("mixtral"), make_model("mixtral")
     plan_and_apply(once, [[6, 2, 5]] * 3)
-    plan_and_apply(twice, [[0, 2, 4, 5, 6]] * 3)
-    plan_and_apply(twice, [[4, 1, 3]] * 3)
+    moe = plan_and_apply(twice, [[0, 2, 4, 5, 6]] * 3)
+    plan_slices(moe, [3, 3, 3]).apply([[4, 1, 3]] * 3)  # the same analysis serves on
     for name, tensor in once.state_dict().items():
         assert torch.equal(tensor, twice.state_dict()[name])
     assert once.config.to_json_string() == twice.config.to_json_string()
+
+
+def test_experts_of_a_nested_text_config():
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    text = {**BASE, "num_experts": E, "moe_intermediate_size": I, "head_dim": 8}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": H}
+    vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    model = Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(text_config=text, vision_config=vision)
+    ).eval()
+    randomize(model)
+    moe = plan_and_apply(model, [[1, 2, 3, 6, 7]] * 3)
+    assert moe.config is model.config.text_config and moe.config.num_local_experts == 5
+    assert moe.expert_count_keys == ["text_config.num_local_experts"]
+    assert moe.layers[0].name == "model.language_model.layers.0.mlp"
+    assert torch.isfinite(logits(model)).all()
 
 
 def test_copies_of_the_config_in_modules_follow():
