@@ -217,7 +217,7 @@ class Agglomeration {
   }
 
   /// Moves the remaining slots, and x and y that are about to be merged, to the front in place.
-  void squeeze(std::size_t& x, std::size_t& y) noexcept {
+  void squeeze(std::size_t& x, std::size_t& y) {
     std::vector<std::int64_t> kept;
     kept.reserve(static_cast<std::size_t>(active_ + 2));
     std::vector<std::int64_t> new_slot(static_cast<std::size_t>(slots_));

@@ -174,9 +174,8 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
     cuts.for_each_block(begin, end, [&](std::int64_t row, std::int64_t rows) {
       const std::int64_t offset = row * weight.row_stride;
       auto is_pruned = [&](std::int64_t r, std::int64_t c) {
-        const std::int32_t key = cuts.keys(r)[c];
         const detail::Cut cut = cuts.cut(r);
-        return key < cut.key || (key == cut.key && c < cut.tie_end);
+        return cuts.keys(r)[c] < cut.key + (c < cut.tie_end ? 1 : 0);  // <= the cut before tie_end, < it after
       };
       if (weight.col_stride != 1) {
         zeros += is_wide ? prune_block<std::uint32_t>(weight, row, rows, is_pruned)

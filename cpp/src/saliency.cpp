@@ -40,15 +40,16 @@ ScoreRows::ScoreRows(const ConstMatrixView& weight, const std::vector<float>& no
     : weight_(weight),
       norm_(norm.empty() ? nullptr : norm.data()),
       block_rows_(weight.col_stride == 1 ? 1 : std::min(kTransposedRows, std::max<std::int64_t>(weight.rows, 1))),
-      keys_(static_cast<std::size_t>(block_rows_ * weight.cols)) {
+      stride_(weight.cols + 16),
+      keys_(static_cast<std::size_t>(block_rows_ * stride_)) {
   if (weight.col_stride != 1) values_.resize(keys_.size());
 }
 
 void ScoreRows::load(std::int64_t row, std::int64_t count) noexcept {
   if (weight_.col_stride != 1) {
-    load_block(weight_, row, count, 0, weight_.cols, values_.data(), weight_.cols);
+    load_block(weight_, row, count, 0, weight_.cols, values_.data(), stride_);
     for (std::int64_t r = 0; r < count; ++r) {
-      scores_f32(values_.data() + r * weight_.cols, norm_, weight_.cols, keys_.data() + r * weight_.cols);
+      scores_f32(values_.data() + r * stride_, norm_, weight_.cols, keys_.data() + r * stride_);
     }
     return;
   }

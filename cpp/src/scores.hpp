@@ -26,12 +26,13 @@ class ScoreRows {
   void load(std::int64_t row, std::int64_t count) noexcept;
 
   /// Scores of the r-th row loaded.
-  const std::int32_t* keys(std::int64_t r) const noexcept { return keys_.data() + r * weight_.cols; }
+  const std::int32_t* keys(std::int64_t r) const noexcept { return keys_.data() + r * stride_; }
 
  private:
   ConstMatrixView weight_;
   const float* norm_;  ///< null for magnitude
   std::int64_t block_rows_;
+  std::int64_t stride_;  ///< between rows of keys: not a power of two, or a column of them would share one cache set
   std::vector<std::int32_t> keys_;
   std::vector<float> values_;
 };
