@@ -3,22 +3,21 @@
 
 While the pass runs, the ``forward`` of each experts module is replaced, on the instance, by one that computes
 the same output expert by expert and takes its sums on the way. So the routing is the model's own (groups,
-correction biases, masks included), each expert sees only the tokens routed to it, and nothing larger than
-[tokens, experts] is held besides the layer's output.
+correction biases, masks included), each expert sees only the tokens routed to it, and what is held besides is
+one output per routed pair and matrices of [tokens, experts].
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from stun_ext._inference import evaluation_mode, input_device
-from stun_ext.models import MoELayer, MoEModel
+from stun_ext.models import ExpertMatrix, MoELayer, MoEModel
 from stun_ext.statistics import LayerStatistics, Statistics
 
 #: Tokens of a layer kept for the experts that no token is routed to.
@@ -26,6 +25,11 @@ STARVED_SAMPLE = 256
 
 #: Elements of one dense [tokens, experts] float64 block (32 MiB).
 _DENSE_ELEMENTS = 1 << 22
+
+#: Elements of one temporary of the experts' activations: on the CPU what its caches hold, elsewhere enough
+#: that launches do not count (64 MiB in float32).
+_CPU_CHUNK_ELEMENTS = 1 << 18
+_CHUNK_ELEMENTS = 1 << 24
 
 #: Odd integer nearest to 2⁶⁴ / golden ratio, as int64: n·_GOLDEN mod 2⁶⁴ spreads n = 0, 1, 2, … evenly.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -311,52 +315,78 @@ class _LayerCollector(_Observer):
         gate = top_k_weights.flatten().index_select(0, order)
         gate_sq = gate.to(dtype).square()[:, None]
 
-        down = self._down.expert(0)
-        output = hidden_states.new_zeros((tokens, down.shape[0]), dtype=dtype)
+        outputs = hidden_states.new_zeros((tokens * top_k, self._down.expert(0).shape[0]))  # in sorted order
         norms = torch.zeros(tokens * top_k, dtype=dtype, device=hidden_states.device)
         sums = {
             name: torch.zeros(total.shape, dtype=dtype, device=total.device)
             for name, total in self._input_sums.items()
         }
-        up_sums, down_sums = sums[self._up.name], sums[self._down.name]
-        for expert in range(experts):
-            start, stop, end = bounds[2 * expert : 2 * expert + 3]
-            if start == end:
-                continue
-            rows = token[start:end]
-            x = hidden_states.index_select(0, rows)
-            inner, y = self._run(expert, x)
-            # Stock semantics: weighted in the promoted dtype, summed in float32, cast back at the end. Ids
-            # are distinct within one expert, so the addition is deterministic on every device.
-            output.index_add_(0, rows, (y * gate[start:end, None]).to(dtype))
-            count = stop - start
-            if count:
-                torch.linalg.vector_norm(y[:count], dim=1, dtype=dtype, out=norms[start:stop])
-                _square_sums(x[:count], gate_sq[start:stop], up_sums[:, expert])
-                _square_sums(inner[:count], gate_sq[start:stop], down_sums[:, expert])
+        for first, last in self._chunks(bounds):
+            chunk = slice(bounds[2 * first], bounds[2 * last])
+            sizes = [bounds[2 * expert + 2] - bounds[2 * expert] for expert in range(first, last)]
+            x = hidden_states.index_select(0, token[chunk])
+            inner, y = self._run(range(first, last), sizes, x)
+            outputs[chunk] = y
+            torch.linalg.vector_norm(y, dim=1, dtype=dtype, out=norms[chunk])
+            # Segments: each expert's real tokens, then its padding, which is left out of the sums.
+            segments = [bounds[i + 1] - bounds[i] for i in range(2 * first, 2 * last)]
+            for matrix, values in ((self._up, x), (self._down, inner)):
+                _add_square_sums(values, gate_sq[chunk], segments, sums[matrix.name][:, first:last])
         for name, total in self._input_sums.items():
             total += sums[name]
 
-        by_pair = torch.empty_like(norms)
-        by_pair[order] = norms
-        self._add_pairs(top_k_index, top_k_weights, by_pair.view(tokens, top_k), real)
+        position = torch.empty_like(order)
+        position[order] = torch.arange(tokens * top_k, device=order.device)
+        position = position.view(tokens, top_k)
+        self._add_pairs(top_k_index, top_k_weights, norms[position], real)
         self._sample.add(hidden_states, real)
         self._num_tokens += tokens if real is None else int(real.sum())
+        # As the stock forward: weighted in the promoted dtype, summed in float32, cast back at the end.
+        output = torch.zeros((tokens, outputs.shape[1]), dtype=dtype, device=outputs.device)
+        for slot in range(top_k):
+            output += outputs.index_select(0, position[:, slot]) * top_k_weights[:, slot, None]
         return output.to(hidden_states.dtype)
 
-    def _run(self, expert: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input of the down projection and output of one expert, before the gate weight."""
+    def _chunks(self, bounds: list[int]) -> Iterator[tuple[int, int]]:
+        """Runs of consecutive experts [first, last) whose activations fit a chunk, at least one each."""
+        width = max(*self._up.expert(0).shape, self._down.expert(0).shape[0])
+        on_cpu = self._down.parameter.device.type == "cpu"
+        limit = (_CPU_CHUNK_ELEMENTS if on_cpu else _CHUNK_ELEMENTS) // width
+        first = 0
+        for last in range(1, self.layer.num_experts + 1):
+            end = bounds[2 * min(last + 1, self.layer.num_experts)]
+            full = (end - bounds[2 * first]) > limit
+            if last == self.layer.num_experts or full:
+                if bounds[2 * last] > bounds[2 * first]:
+                    yield first, last
+                first = last
+
+    def _run(
+        self, experts: Sequence[int], sizes: Sequence[int], x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of the down projection, and outputs before the gate weight, of ``sizes`` rows per expert."""
         module: Any = self.layer.experts
-        h = F.linear(x, self._up.expert(expert))
-        if module.has_bias:
-            h = h + getattr(module, f"{self._up.name}_bias")[expert]
+        h = self._multiply(self._up, experts, sizes, x)
         inner: torch.Tensor = module._apply_gate(h) if module.has_gate else module.act_fn(h)
-        y = F.linear(inner, self._down.expert(expert))
-        if module.has_bias:
-            y = y + getattr(module, f"{self._down.name}_bias")[expert]
+        y = self._multiply(self._down, experts, sizes, inner)
         if getattr(module, "has_post_expert_norm", False):
             y = module.post_expert_norm(y)
         return inner, y
+
+    def _multiply(
+        self, matrix: ExpertMatrix, experts: Sequence[int], sizes: Sequence[int], x: torch.Tensor
+    ) -> torch.Tensor:
+        """Each expert's rows times its matrix, plus its bias."""
+        out = x.new_empty((x.shape[0], matrix.expert(0).shape[0]))
+        rows = zip(x.split(list(sizes)), out.split(list(sizes)), strict=True)
+        for expert, (given, result) in zip(experts, rows, strict=True):
+            if len(given):
+                torch.mm(given, matrix.expert(expert).T, out=result)
+        if getattr(self.layer.experts, "has_bias", False):
+            bias = getattr(self.layer.experts, f"{matrix.name}_bias")
+            ids = torch.tensor(experts).repeat_interleave(torch.tensor(sizes))
+            out += bias.index_select(0, ids.to(bias.device))
+        return out
 
     def _add_pairs(
         self, index: torch.Tensor, gate: torch.Tensor, norm: torch.Tensor, real: torch.Tensor | None
@@ -394,12 +424,12 @@ class _LayerCollector(_Observer):
             # gate-weighted Wanda treats such an expert as Wanda does.
             ones = torch.ones((sample.shape[0], 1), dtype=_statistics_dtype(sample), device=sample.device)
             for expert in starved:
-                inner, _ = self._run(expert, sample)
+                inner, _ = self._run([expert], [len(sample)], sample)
                 for matrix, x in ((self._up, sample), (self._down, inner)):
-                    sums = torch.empty((2, x.shape[1]), dtype=ones.dtype, device=x.device)
-                    _square_sums(x, ones, sums)
-                    self._input_sums[matrix.name][:, expert] = sums
-        norms = self._norms.cpu()
+                    sums = torch.zeros((2, 1, x.shape[1]), dtype=ones.dtype, device=x.device)
+                    _add_square_sums(x, ones, [len(sample), 0], sums)
+                    self._input_sums[matrix.name][:, expert] = sums[:, 0]
+        norms, gram = self._norms.cpu(), self._gram.cpu()
         inputs = {name: sums.float().cpu() for name, sums in self._input_sums.items()}
         return LayerStatistics(
             token_count=token_count.cpu(),
@@ -407,7 +437,7 @@ class _LayerCollector(_Observer):
             norm_sq_sum=norms[1].clone(),
             weighted_norm_sum=norms[2].clone(),
             coactivation=coactivation.cpu(),
-            gram=self._gram.cpu(),
+            gram=(gram + gram.T) / 2,  # a matrix product may round the two halves differently
             input_sq_norm={name: sums[0].clone() for name, sums in inputs.items()},
             gated_input_sq_norm={name: sums[1].clone() for name, sums in inputs.items()},
             num_tokens=self._num_tokens,
@@ -420,8 +450,26 @@ def _statistics_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _square_sums(x: torch.Tensor, gate_sq: torch.Tensor, out: torch.Tensor) -> None:
-    """``out[0] = Σ x²`` and ``out[1] = Σ g²x²`` over rows; elementwise, so TF32 cannot touch the sums."""
+def _add_square_sums(x: torch.Tensor, gate_sq: torch.Tensor, segments: list[int], out: torch.Tensor) -> None:
+    """Add Σ x² to ``out[0]`` and Σ g²x² to ``out[1]``, over every second segment of the rows.
+
+    Args:
+        x: ``[rows, in]``.
+        gate_sq: ``[rows, 1]``, dtype of ``out``.
+        segments: lengths of consecutive runs of rows; those at odd places are padding.
+        out: ``[2, len(segments) / 2, in]``.
+    """
+    # Elementwise and plain sums, not products with a mask: TF32 cannot touch them, nor NaN in padding.
     squares = x.to(out.dtype).square()
-    torch.sum(squares, dim=0, out=out[0])
-    torch.sum(squares.mul_(gate_sq), dim=0, out=out[1])
+    for kind in range(2):
+        if kind == 1:
+            squares *= gate_sq
+        if x.device.type == "cpu":
+            for place, rows in enumerate(squares.split(segments)[::2]):
+                if len(rows):
+                    out[kind, place] += rows.sum(dim=0)
+        else:  # one launch instead of thousands; deterministic, each sum is taken by one thread in order
+            lengths = torch.tensor(segments, device=x.device)
+            out[kind] += torch.segment_reduce(
+                squares, "sum", lengths=lengths, axis=0, unsafe=True, initial=0
+            )[::2]

@@ -127,7 +127,7 @@ class Call:
 
 
 def record_calls(
-    model: nn.Module, names: Iterable[str], batches: list[dict[str, torch.Tensor]]
+    model: PreTrainedModel, names: Iterable[str], batches: list[dict[str, torch.Tensor]]
 ) -> dict[str, list[Call]]:
     """The arguments of every experts module of the stock model, by plain hooks."""
     calls: dict[str, list[Call]] = {name: [] for name in names}
@@ -136,14 +136,14 @@ def record_calls(
         for name, found in calls.items():
 
             def hook(module: nn.Module, args: tuple[torch.Tensor, ...], found: list[Call] = found) -> None:
-                found.append(Call(*(x.detach().clone() for x in args), real))
+                found.append(Call(*(x.detach().cpu().clone() for x in args), real))
 
             stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
         model.eval()
         for batch in batches:
             real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).flatten().bool()
             with torch.no_grad():
-                model(**batch)
+                model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
     return calls
 
 
@@ -152,7 +152,7 @@ def run_expert(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(input of the down projection, output) of one expert for one token, written out family by family."""
     p = {
-        name: parameter.detach()[expert].double()
+        name: parameter.detach()[expert].double().cpu()
         for name, parameter in experts.named_parameters(recurse=False)
     }
     x = x.double()
