@@ -378,7 +378,7 @@ class _LayerCollector(_Observer):
     ) -> torch.Tensor:
         """Each expert's rows times its matrix, plus its bias."""
         out = x.new_empty((x.shape[0], matrix.expert(0).shape[0]))
-        rows = zip(x.split(list(sizes)), out.split(list(sizes)), strict=True)
+        rows = zip(torch.split(x, list(sizes)), torch.split(out, list(sizes)), strict=True)
         for expert, (given, result) in zip(experts, rows, strict=True):
             if len(given):
                 torch.mm(given, matrix.expert(expert).T, out=result)
@@ -465,7 +465,7 @@ def _add_square_sums(x: torch.Tensor, gate_sq: torch.Tensor, segments: list[int]
         if kind == 1:
             squares *= gate_sq
         if x.device.type == "cpu":
-            for place, rows in enumerate(squares.split(segments)[::2]):
+            for place, rows in enumerate(torch.split(squares, segments)[::2]):
                 if len(rows):
                     out[kind, place] += rows.sum(dim=0)
         else:  # one launch instead of thousands; deterministic, each sum is taken by one thread in order
