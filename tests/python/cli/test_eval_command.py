@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture
-def validation(tmp_path: Path) -> Path:
+def validation(tmp_path: Path, text_file: Path) -> Path:
     path = tmp_path / "validation.jsonl"
-    lines = [{"domain": "a", "text": TEXT}, {"domain": "b", "text": TEXT[::-1]}]
+    text = text_file.read_text()
+    lines = [{"domain": "a", "text": text}, {"domain": "b", "text": text[::-1]}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
