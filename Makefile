@@ -55,7 +55,7 @@ $(VENV)/.stun_ext-tools: constraints.txt | $(BIN)/python
 $(READY): $(VENV)/.stun_ext-tools pyproject.toml $(CXX_SOURCES)
 	@echo "building the extension; the first time this also installs torch and other pinned packages into $(VENV)"
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -Cbuild-dir=$(BUILD)/python \
-	  -Ccmake.define.STUN_EXT_CUDA=$(CUDA) -e '.[dev]'
+	  -Ccmake.define.STUN_EXT_CUDA=$(CUDA) -e '.[dev,datasets]'
 	@touch $@
 
 demo: $(READY)

@@ -12,6 +12,9 @@ import pytest
 # a timeout.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# torch's threads only wait for each other in models this small, ten times longer where the machine is busy. Our own
+# have a variable of their own. Read when torch is imported, which no test has done yet.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -36,6 +36,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 path, tokens, logits = sys.argv[1:]
+torch.set_num_threads(1)
 model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 with torch.no_grad():
     torch.save(model(torch.load(tokens)).logits, logits)
@@ -100,14 +101,26 @@ def compare(*, quick: bool = False, keep: Path | None = None, progress: Progress
         ValueError: ``keep`` exists.
     """
     import torch
-    from transformers import AutoTokenizer
 
     from stun_ext.checkpoint import out_is_free
 
     if keep is not None:
         out_is_free(keep, False)
+    threads = torch.get_num_threads()
+    # Work on so small a model comes in pieces of microseconds: threads would mostly wait for each other, on a busy
+    # machine ten times longer than one takes alone.
+    torch.set_num_threads(1)
+    try:
+        return _compare(quick, keep, progress or (lambda phase, done, total: None))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(quick: bool, keep: Path | None, tick: Progress) -> Comparison:
+    import torch
+    from transformers import AutoTokenizer
+
     start = time.perf_counter()
-    tick = progress or (lambda phase, done, total: None)
     # float32 because many CPUs are slow at bfloat16; the weights are the same numbers.
     dense = stun_ext.from_pretrained(demo.MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(demo.MODEL)
