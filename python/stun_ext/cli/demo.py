@@ -45,16 +45,8 @@ def demo(
 
 def _text(found: Comparison, *, kept: bool) -> Group:
     table = Table(title="OLMoE, 5.5 million parameters, 4 layers of 32 experts", title_justify="left")
-    for name in (
-        "sparsity",
-        "recipe",
-        "experts kept",
-        "zeros in them",
-        "perplexity",
-        "word problems",
-        "pruned in",
-    ):
-        table.add_column(name, justify="left" if name == "recipe" else "right")
+    for name in ("sparsity", "recipe", "experts kept", "zeros in them", "perplexity", "word problems"):
+        table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=name == "recipe")
     for row in found.rows:
         if row.recipe in ("dense", "Wanda alone"):
             table.add_section()
