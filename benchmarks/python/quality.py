@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.4, 0.5, 0.65])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", type=Path, help="keep the pruned checkpoints under this folder")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -80,7 +81,7 @@ def main() -> None:
             file=sys.stderr,
         )
 
-    dense = stun_ext.from_pretrained(args.model, dtype=torch.float32).eval()
+    dense = stun_ext.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
     if not any(row["recipe"] == "dense" for row in done):
         finish({"recipe": "dense", "sparsity": 0.0, **judge(dense)})
     statistics = None
@@ -90,13 +91,13 @@ def main() -> None:
         if statistics is None:
             statistics = stun_ext.collect_statistics(dense, tokenizer=tokenizer, calibration=args.calibration)
         start = time.perf_counter()
-        model = stun_ext.from_pretrained(args.model).eval()
+        model = stun_ext.from_pretrained(args.model).to(args.device).eval()
         report = stun_ext.prune(model, statistics=statistics, **settings)
         seconds = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as folder:
             out = Path(args.keep or folder) / f"{settings['sparsity']}-{name.split(':')[0].replace(' ', '_')}"
             stun_ext.save_pretrained(model, out, tokenizer=tokenizer, force=True)
-            result = judge(stun_ext.from_pretrained(out, dtype=torch.float32).eval())
+            result = judge(stun_ext.from_pretrained(out, dtype=torch.float32).to(args.device).eval())
         finish(
             {
                 "recipe": name,

@@ -37,7 +37,7 @@ _LAZY = {
     "Statistics": "stun_ext.statistics",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "__version__",
     *_LAZY,
 ]

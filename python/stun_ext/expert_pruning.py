@@ -74,7 +74,7 @@ def saliency(statistics: LayerStatistics, criterion: str) -> np.ndarray:
 
 
 def similarity_distances(layer: MoELayer, statistics: LayerStatistics | None, recipe: Recipe) -> np.ndarray:
-    """D = λ1·‖W_i − W_j‖ − λ2·A/|mean(A)|, float64 [E, E] (STUN, arXiv 2409.06211, stage 1: b_ij with the sign of a distance).
+    """D = λ1·‖W_i − W_j‖ − λ2·A/|mean(A)|, float64 [E, E]: STUN's b_ij (arXiv 2409.06211) with a distance's sign.
 
     The co-activation term is left out where no two experts ever met (its scale would be 0/0).
     """
@@ -101,7 +101,7 @@ def uniform_count(layer: MoELayer, recipe: Recipe) -> int:
     Raises:
         ValueError: no legal count removes what was asked, or the minimum exceeds what is left.
     """
-    share = recipe.stage1_share
+    share = recipe.expert_share(layer.num_experts)
     if share == 0:
         return layer.num_experts
     legal = _legal(layer, recipe)
@@ -144,7 +144,9 @@ def decide(
     if everything:
         return ExpertDecisions([LayerDecision(list(range(layer.num_experts))) for layer in layers], requested)
     if recipe.per_layer == "global":
-        requested = round(sum((1.0 - recipe.stage1_share) * layer.num_experts for layer in layers))
+        requested = round(
+            sum((1.0 - recipe.expert_share(layer.num_experts)) * layer.num_experts for layer in layers)
+        )
     if recipe.criterion == "similarity":
         return _decide_by_similarity(layers, statistics, recipe, counts, requested)
     scores = [_scores(layer, stats, recipe) for layer, stats in zip(layers, statistics, strict=True)]
@@ -185,7 +187,7 @@ def _keep_best(layer: MoELayer, score: np.ndarray, count: int) -> list[int]:
 
 def _removal_costs(layer: MoELayer, score: np.ndarray) -> np.ndarray:
     """Cost of each successive removal of one expert per group: the summed scores of the experts that go."""
-    return np.sum([np.sort(score[ids]) for ids in _groups(layer)], axis=0)
+    return np.asarray(np.sum([np.sort(score[ids]) for ids in _groups(layer)], axis=0))
 
 
 def _global_counts(
@@ -262,7 +264,7 @@ def _global_star_counts(
 
 def _merge_heights(layer: MoELayer, distances: np.ndarray, linkage: str) -> np.ndarray:
     """Height of the k-th merge in every group, the highest over groups."""
-    return np.max([_dendrogram(distances, ids, linkage)[:, 2] for ids in _groups(layer)], axis=0)
+    return np.asarray(np.max([_dendrogram(distances, ids, linkage)[:, 2] for ids in _groups(layer)], axis=0))
 
 
 def _dendrogram(distances: np.ndarray, ids: np.ndarray, linkage: str) -> np.ndarray:
@@ -323,4 +325,6 @@ def nearest_to_mean(layer: MoELayer, cluster: Sequence[int]) -> int:
             block = torch.stack([w[start : start + rows].to(torch.float32) for w in weights])
             deviation = (block - block.mean(dim=0)).flatten(1)
             squared += deviation.to(torch.float64).square().sum(dim=1).cpu()
-    return cluster[int(torch.argmin(squared))]
+    # The two members of a pair are equally far from their mean, but for rounding.
+    nearest = squared <= squared.min() * (1 + 1e-6)
+    return min(expert for expert, is_nearest in zip(cluster, nearest.tolist(), strict=True) if is_nearest)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 _CARD = """\
 # {title}
 
-`{base}` pruned by structured-then-unstructured pruning ([STUN](https://arxiv.org/abs/2409.06211)) with stun_ext {version}. No training.
+`{base}` pruned by structured-then-unstructured pruning ([STUN](https://arxiv.org/abs/2409.06211)) with stun_ext
+{version}. No training.
 
 | | |
 |---|---|

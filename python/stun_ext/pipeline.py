@@ -9,10 +9,9 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 import stun_ext
 from stun_ext import weight_pruning
@@ -40,11 +39,14 @@ from stun_ext.request import (
 )
 from stun_ext.statistics import Statistics
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Progress = Callable[[str, int, int], None]
 
 
 def prune(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     tokenizer: Any = None,
     calibration: Any = None,
@@ -107,7 +109,7 @@ def prune(
 
 
 def collect_statistics(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     tokenizer: Any = None,
     calibration: Any = None,
@@ -118,8 +120,12 @@ def collect_statistics(
     """One calibration pass, for several calls of :func:`prune` on copies of the same dense model.
 
     Args:
-        model, tokenizer, calibration, recipe, progress, **settings: as in :func:`prune`; of the recipe only the scope,
-            the calibration's size and the seed matter.
+        model: as in :func:`prune`.
+        tokenizer: as in :func:`prune`.
+        calibration: as in :func:`prune`, but not False.
+        recipe: as in :func:`prune`; only the scope, the calibration's size and the seed matter.
+        progress: as in :func:`prune`.
+        **settings: as in :func:`prune`.
 
     Raises:
         ValueError: as in :func:`prune`; also ``calibration=False``.
@@ -176,7 +182,7 @@ class _Clock:
 
 
 def _statistics(
-    model: nn.Module,
+    model: PreTrainedModel,
     moe: MoEModel,
     layers: Sequence[ScopedLayer],
     tokenizer: Any,
@@ -197,7 +203,7 @@ def _statistics(
 
 
 def _collect(
-    model: nn.Module,
+    model: PreTrainedModel,
     moe: MoEModel,
     layers: Sequence[ScopedLayer],
     tokenizer: Any,
@@ -253,8 +259,7 @@ def _apply(
     plan: Plan, statistics: Statistics | None, recipe: Recipe, report: PruneReport, clock: _Clock
 ) -> None:
     if plan.slices is not None:
-        decisions = list(plan.experts.values())
-        plan.slices.apply([d.kept for d in decisions], [d.members for d in decisions])
+        plan.slices.apply([layer.kept for layer in plan.experts], [layer.members for layer in plan.experts])
     for done, (layer, sparsity, row) in enumerate(
         zip(plan.layers, plan.sparsities, report.layers, strict=True)
     ):
@@ -267,7 +272,9 @@ def _apply(
                 row.zeros += weight.numel() - int(torch.count_nonzero(weight))
             else:
                 row.zeros += weight_pruning.prune_matrix(weight, norms, sparsity=sparsity, pattern=recipe.nm)
-        if layer.moe is None or layer.moe.matrices:  # else: a layout without single matrices, removed as decided
+        if (
+            layer.moe is None or layer.moe.matrices
+        ):  # else: a layout without single matrices, removed as decided
             row.parameters_after = sum(weight.numel() for weight, _ in weights)
         row.kurtosis_after_weights = _kurtosis((weight for weight, _ in weights), nonzero_only=True)
     clock.tick(len(plan.layers), len(plan.layers))
@@ -284,7 +291,7 @@ def _kurtosis(weights: Iterator[torch.Tensor] | Any, *, nonzero_only: bool = Fal
 
 
 def _draft(
-    model: nn.Module,
+    model: PreTrainedModel,
     moe: MoEModel,
     plan: Plan,
     stage1: ExpertDecisions,
@@ -303,14 +310,14 @@ def _draft(
         row.zeros = round(row.asked_weight_sparsity * row.parameters_after)
         row.kurtosis_before = _kurtosis(iter(_weights_before(layer)))
         if layer.moe is not None:
-            decision = plan.experts[layer.index]
+            decision = plan.experts[layer.moe_position]
             row.num_experts_before = layer.moe.num_experts
             row.kept, row.clusters, row.averaged = decision.kept, decision.labels, decision.members
             if statistics is not None:
                 row.never_routed = list(layer_statistics(layer, statistics).starved)
         rows.append(row)
     before = _num_parameters(model)
-    removed = sum(row.parameters_before - row.parameters_after for row in rows)
+    removed = plan.slices.num_removed_parameters() if plan.slices is not None else 0
     report = PruneReport(
         recipe=recipe,
         family=moe.family,
@@ -353,7 +360,7 @@ def _warnings(report: PruneReport, stage1: ExpertDecisions) -> list[str]:
     return found
 
 
-def _num_parameters(model: nn.Module) -> int:
+def _num_parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 

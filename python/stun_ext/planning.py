@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +21,13 @@ class Plan:
     """Everything that is decided before anything is changed."""
 
     layers: list[ScopedLayer]
-    experts: dict[int, LayerDecision]  # by decoder layer index
+    experts: list[LayerDecision]  # by position among the MoE layers
     slices: SlicePlan | None  # None where no expert goes
     sparsities: list[float]  # of stage 2, per layer
 
 
 def decide_experts(moe: MoEModel, statistics: Statistics | None, recipe: Recipe) -> ExpertDecisions:
+    """Stage 1's decision for every MoE layer."""
     per_layer: Sequence[LayerStatistics | None] = (
         [None] * len(moe.layers) if statistics is None else statistics.layers
     )
@@ -40,13 +41,13 @@ def make_plan(
     statistics: Statistics | None,
     recipe: Recipe,
 ) -> Plan:
-    experts = {layer.index: decision for layer, decision in zip(moe.layers, stage1.layers, strict=True)}
-    full = all(len(experts[layer.index].kept) == layer.num_experts for layer in moe.layers)
+    """Settles how sparse each layer becomes, so that the total over the scope is what was asked."""
+    full = stage1.counts == [layer.num_experts for layer in moe.layers]
     slices = None if full else plan_slices(moe, stage1.counts)
-    plan = Plan(list(layers), experts, slices, [0.0] * len(layers))
+    plan = Plan(list(layers), stage1.layers, slices, [0.0] * len(layers))
     if recipe.weight_method == "none" or recipe.nm is not None:
         return plan
-    left = [parameters_left(layer, experts) for layer in layers]
+    left = [parameters_left(layer, plan.experts) for layer in layers]
     total = sum(layer.parameters for layer in layers)
     sparsity = stage2_sparsity(total, total - sum(left), recipe.sparsity)
     plan.sparsities = [sparsity] * len(layers)
@@ -61,10 +62,11 @@ def make_plan(
     return plan
 
 
-def parameters_left(layer: ScopedLayer, experts: Mapping[int, LayerDecision]) -> int:
+def parameters_left(layer: ScopedLayer, experts: Sequence[LayerDecision]) -> int:
+    """Weights in scope that exist after stage 1."""
     if layer.moe is None:
         return layer.parameters
-    gone = layer.moe.num_experts - len(experts[layer.index].kept)
+    gone = layer.moe.num_experts - len(experts[layer.moe_position].kept)
     return layer.parameters - gone * layer.moe.num_expert_parameters()
 
 
@@ -73,7 +75,7 @@ def _scored_matrices(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """(weight, norms) of every matrix the layer will hold after stage 1, before anything is changed."""
     if layer.moe is not None:
-        decision = plan.experts[layer.index]
+        decision = plan.experts[layer.moe_position]
         for matrix in layer.moe.matrices:
             for expert in decision.kept:
                 cluster = decision.members.get(expert)
@@ -107,6 +109,7 @@ def _expert_norms(
 
 
 def layer_statistics(layer: ScopedLayer, statistics: Statistics) -> LayerStatistics:
+    """The statistics of the layer's experts."""
     return statistics.layers[layer.moe_position]
 
 
@@ -119,7 +122,7 @@ def pruned_matrices(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """(view, norms) of every matrix in scope as it is after stage 1."""
     if layer.moe is not None:
-        decision = plan.experts[layer.index]
+        decision = plan.experts[layer.moe_position]
         for matrix in layer.moe.matrices:
             for position, expert in enumerate(decision.kept):
                 norms = _expert_norms(layer, matrix, expert, decision, statistics, recipe)

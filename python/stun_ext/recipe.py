@@ -169,15 +169,18 @@ class Recipe:
     @property
     def needs_statistics(self) -> bool:
         """Whether any setting needs a calibration pass."""
-        stage1 = self.stage1_share > 0 and (
+        stage1 = self.expert_share() > 0 and (
             self.criterion in SCORES
             or (self.criterion == "similarity" and (self.similarity[1] > 0 or self.representative == "score"))
         )
         return stage1 or self.weight_method in ("wanda", "gated_wanda")
 
-    @property
-    def stage1_share(self) -> float:
-        """Share of the experts that stage 1 is asked to remove."""
+    def expert_share(self, num_experts: int | None = None) -> float:
+        """Share of the experts that stage 1 is asked to remove, in [0, 1).
+
+        Args:
+            num_experts: experts of the layer, which the default depends on; None stands for many.
+        """
         if self.expert_sparsity is not None:
             return self.expert_sparsity
         if self.weight_method == "none":
@@ -185,7 +188,7 @@ class Recipe:
         if self.nm is not None:  # the pattern fixes what stage 2 gives: experts bring the rest
             n, m = self.nm
             return max(0.0, 1.0 - (1.0 - self.sparsity) * m / n)
-        return default_expert_sparsity(self.sparsity)
+        return default_expert_sparsity(self.sparsity, num_experts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML or JSON."""
@@ -249,10 +252,12 @@ def _number(recipe: Recipe, name: str, low: float, high: float, *, open_above: b
         raise ValueError(f"[Recipe] {name} must be in [{low:g}, {high:g}{bracket}, got {value!r}")
 
 
-def default_expert_sparsity(sparsity: float) -> float:
-    """The share of experts removed when none is asked for: nothing up to 40% in total, then three eighths of the rest.
+def default_expert_sparsity(sparsity: float, num_experts: int | None = None) -> float:
+    """The share of experts removed when none is asked for: what the sparsity exceeds 37.5% by, less for few experts.
 
-    One-shot removal of experts costs more perplexity than zeroing the same share of weights at low totals and less at
-    high ones, so the best split moves with the total; README.md, "Defaults", has the measurements behind this line.
+    Removing experts costs more than zeroing the same share of weights at low totals and less at high ones, so the best
+    split moves with the total. Few, large experts are worth more each: below 32 the share shrinks in proportion.
+    README.md, "Defaults", has the measurements behind this line.
     """
-    return max(0.0, 0.75 * (sparsity - 0.4))
+    scale = 1.0 if num_experts is None else min(1.0, num_experts / 32)
+    return max(0.0, sparsity - 0.375) * scale

@@ -152,7 +152,8 @@ class PruneReport:
                 )
             )
             lines.append(
-                f"{layer.name[-27:]:<28}{experts:>12}{layer.weight_sparsity:>15.2%} {layer.sparsity:>9.2%}{kurtosis:>22}"
+                f"{layer.name[-27:]:<28}{experts:>12}{layer.weight_sparsity:>15.2%} "
+                f"{layer.sparsity:>9.2%}{kurtosis:>22}"
             )
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)

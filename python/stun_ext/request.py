@@ -6,15 +6,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from stun_ext import expert_pruning
-from stun_ext.models import MoELayer, MoEModel, decoder_linears, plan_slices
+from stun_ext.models import MoELayer, MoEModel, decoder_linears, plan_slices, slicing_refusals
 from stun_ext.recipe import Recipe
 from stun_ext.statistics import Statistics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -58,6 +61,12 @@ def resolve(
 
 def fit_to_model(recipe: Recipe, moe: MoEModel) -> Recipe:
     """Settles what depends on whether the model has experts and whether they are in scope."""
+    refusals = [] if moe.layers or moe.schema is None else slicing_refusals(moe)
+    if refusals and "experts" in recipe.scope:
+        raise ValueError(
+            f"[prune] the experts of this {moe.family} model cannot be pruned: {'; '.join(refusals[:3])}; "
+            "scope=('attention', 'mlp') prunes its dense matrices"
+        )
     if moe.layers and "experts" in recipe.scope:
         return recipe
     if moe.layers:
@@ -75,23 +84,26 @@ def fit_to_model(recipe: Recipe, moe: MoEModel) -> Recipe:
     return recipe.replace(scope=scope, expert_sparsity=0.0)
 
 
-def layers_in_scope(model: nn.Module, moe: MoEModel, recipe: Recipe) -> list[ScopedLayer]:
+def layers_in_scope(model: PreTrainedModel, moe: MoEModel, recipe: Recipe) -> list[ScopedLayer]:
     """The decoder layers with matrices in scope, in order."""
-    layers: dict[int, ScopedLayer] = {}
+    layers: list[ScopedLayer] = []
     if "experts" in recipe.scope:
-        for position, layer in enumerate(moe.layers):
-            layers[layer.index] = ScopedLayer(layer.index, layer.name, layer, position, {})
+        layers = [
+            ScopedLayer(moe_layer.index, moe_layer.name, moe_layer, i, {})
+            for i, moe_layer in enumerate(moe.layers)
+        ]
+    by_index = {layer.index: layer for layer in reversed(layers)}
     others = [name for name in recipe.scope if name != "experts"]
     for name, linear in (decoder_linears(model, others) if others else {}).items():
         index = _decoder_index(name)
-        if index not in layers:
-            layers[index] = ScopedLayer(
-                index, name[: name.index(f".{index}.") + len(f".{index}")], None, -1, {}
-            )
-        layers[index].linears[name] = linear
+        if index not in by_index:
+            prefix = name[: name.index(f".{index}.") + len(f".{index}")]
+            by_index[index] = ScopedLayer(index, prefix, None, -1, {})
+            layers.append(by_index[index])
+        by_index[index].linears[name] = linear
     if not layers:
         raise ValueError(f"[prune] {moe.family} has no matrices in scope {', '.join(recipe.scope)}")
-    return [layers[index] for index in sorted(layers)]
+    return sorted(layers, key=lambda layer: layer.index)
 
 
 def _decoder_index(name: str) -> int:
@@ -106,13 +118,13 @@ def check_request(moe: MoEModel, layers: Sequence[ScopedLayer], recipe: Recipe) 
     for scoped in layers:
         if scoped.moe is not None and not scoped.moe.matrices and recipe.weight_method != "none":
             raise ValueError(
-                f"[prune] {moe.family} stores the experts of {scoped.moe.name} in a layout whose single weights cannot be "
-                "pruned; remove whole experts alone with weight_method='none'"
+                f"[prune] {moe.family} stores the experts of {scoped.moe.name} in a layout whose single weights "
+                "cannot be pruned; remove whole experts alone with weight_method='none'"
             )
     counts = [expert_pruning.uniform_count(layer, recipe) for layer in moe.layers]
     if any(count != layer.num_experts for count, layer in zip(counts, moe.layers, strict=True)):
         plan_slices(moe, counts)
-    if recipe.per_layer == "global" and recipe.stage1_share > 0 and recipe.linkage == "star":
+    if recipe.per_layer == "global" and recipe.expert_share() > 0 and recipe.linkage == "star":
         groups = {layer.n_group for layer in moe.layers}
         if len(groups) > 1:
             raise ValueError(
@@ -143,7 +155,7 @@ def _input_widths(layers: Sequence[ScopedLayer]) -> Iterator[tuple[str, int]]:
 
 
 def stage2_sparsity(total: int, removed: int, sparsity: float) -> float:
-    """s = (S·P − P_removed)/(P − P_removed), so that S = 1 − (1 − S_structured)(1 − s)."""
+    """Sparsity s of what stage 1 leaves, (S·P − P_removed)/(P − P_removed): S = 1 − (1 − S_structured)(1 − s)."""
     left = total - removed
     wanted = sparsity * total - removed
     # Experts come whole: an overshoot within the promised 0.1 points is met, not refused.

@@ -44,7 +44,7 @@ class Moments:
 
 @dataclass
 class OutlierCount:
-    """Share of a layer's scores above M times their mean: OWL's layer outlier distribution (arXiv 2310.05175, eq. 2)."""
+    """Share of a layer's scores above M times their mean: OWL's layer outlier distribution (arXiv 2310.05175)."""
 
     total: float = 0.0
     count: int = 0
@@ -86,7 +86,7 @@ def owl_sparsities(
 ) -> list[float]:
     """Layer sparsities of OWL (arXiv 2310.05175): layers with more outliers keep more.
 
-    r = (D − min D)/(max D − min D)·2λ and keep = r − mean(r) + (1 − S), where the mean is weighted by parameters (layers
+    r = (D − min D)/(max D − min D)·2λ and keep = r − mean(r) + (1 − S). The mean is weighted by parameters (layers
     may keep different numbers of experts), clipped to [0, 0.99] sparsity and solved again so that the weighted total is
     S. Uniform when all layers look alike.
 
@@ -108,7 +108,7 @@ def owl_sparsities(
     wanted = sparsity - (keep_more - share @ keep_more)
 
     def clipped(shift: float) -> np.ndarray:
-        return np.clip(wanted + shift, 0.0, _MOST_SPARSE)
+        return np.asarray(np.clip(wanted + shift, 0.0, _MOST_SPARSE))
 
     lower, upper = -2.0, 2.0
     for _ in range(100):  # the weighted total grows with the shift, so bisection ends at the asked total

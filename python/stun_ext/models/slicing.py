@@ -79,6 +79,21 @@ class SlicePlan:
         self._schema.set_num_experts(max(self.counts))
         self.moe.num_experts = max(self.counts)
 
+    def num_removed_parameters(self) -> int:
+        """Parameters that `apply` will take away: experts with their router rows, biases and scales."""
+        removed = 0
+        for layer, count in zip(self.moe.layers, self.counts, strict=True):
+            tensors = {
+                id(tensor): (tensor, spec)
+                for spec in layer.tensors
+                for tensor in [_get(self.moe.model, spec.name)]
+            }
+            for tensor, spec in tensors.values():
+                if isinstance(tensor, nn.Parameter):
+                    entries = tensor.numel() // tensor.shape[spec.axis]
+                    removed += entries * (spec.size(layer.num_experts) - spec.size(count))
+        return removed
+
     def _count_of(self, module_name: str) -> int:
         """The expert count that holds for a module: its MoE layer's, or the model's."""
         best, count = -1, max(self.counts)

@@ -76,15 +76,20 @@ def test_saliencies_by_hand():
 
 @pytest.mark.parametrize(
     ("share", "multiple", "least", "kept"),
-    [(0.25, 1, None, 6), (0.2, 1, None, 6), (0.1875, 1, None, 7), (0.25, 4, None, 8), (0.5, 4, None, 4), (0.7, 1, None, 2), (0.5, 1, 5, 5)],
-)  # fmt: skip
+    [
+        (0.25, 1, None, 6),
+        (0.2, 1, None, 6),  # 6.4
+        (0.1875, 1, None, 7),  # 6.5: of two equally near the larger
+        (0.25, 4, None, 8),
+        (0.5, 4, None, 4),
+        (0.7, 1, None, 2),  # 2.4; top-k is 2
+        (0.4, 1, 5, 5),
+        (0.5, 1, 4, 4),
+    ],
+)
 def test_uniform_count_is_the_nearest_legal_one(share, multiple, least, kept):
-    layer = layer_of(range(8))
     recipe = Recipe(sparsity=0.8, expert_sparsity=share, expert_multiple=multiple, min_experts=least)
-    if least is not None and share > 0.4:
-        assert uniform_count(layer, recipe.replace(expert_sparsity=0.4)) == kept
-    else:
-        assert uniform_count(layer, recipe) == kept
+    assert uniform_count(layer_of(range(8)), recipe) == kept
 
 
 def test_uniform_count_refuses_fewer_than_top_k():
@@ -244,3 +249,11 @@ def test_global_star_meets_the_total():
 def test_nothing_goes_when_nothing_is_asked():
     decided = decide([layer_of(range(4))], [None], Recipe(expert_sparsity=0.0))
     assert decided.layers[0].kept == [0, 1, 2, 3] and decided.threshold is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_a_pair_the_lower_id_stands_whatever_the_rounding(dtype):
+    for seed in range(20):
+        weights = torch.randn(3, 67, 131, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        layer = Layer(torch.zeros(3, 1), [Matrix(weights), Matrix(weights[:, :33, :17].mT, "down_proj")])
+        assert nearest_to_mean(layer, [2, 1]) == 1

@@ -94,13 +94,17 @@ def test_lists_and_comma_text_are_accepted():
     assert Recipe(scope=["experts", "mlp"]).scope == ("experts", "mlp")  # type: ignore[arg-type]
 
 
-def test_stage1_share():
-    assert Recipe(sparsity=0.3).stage1_share == 0  # the default rule leaves experts alone at low totals
-    assert Recipe(sparsity=0.65, expert_sparsity=0.25).stage1_share == 0.25
-    assert Recipe(sparsity=0.25, weight_method="none").stage1_share == 0.25
+def test_expert_share():
+    assert Recipe(sparsity=0.3).expert_share(64) == 0  # the default rule leaves experts alone at low totals
+    assert (
+        Recipe(sparsity=0.65).expert_share(64) == Recipe(sparsity=0.65).expert_share() == pytest.approx(0.275)
+    )
+    assert Recipe(sparsity=0.65).expert_share(8) == pytest.approx(0.275 / 4)
+    assert Recipe(sparsity=0.65, expert_sparsity=0.25).expert_share(8) == 0.25
+    assert Recipe(sparsity=0.25, weight_method="none").expert_share(64) == 0.25
     # 2:4 halves what stage 1 leaves: 1 - (1 - 0.3) / 2 = 0.65
-    assert Recipe(sparsity=0.65, pattern="2:4").stage1_share == pytest.approx(0.3)
-    assert Recipe(sparsity=0.4, pattern="2:4").stage1_share == 0
+    assert Recipe(sparsity=0.65, pattern="2:4").expert_share(8) == pytest.approx(0.3)
+    assert Recipe(sparsity=0.4, pattern="2:4").expert_share(8) == 0
 
 
 @pytest.mark.parametrize(
