@@ -23,6 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.stun_ext-installed
 CXX_SOURCES := $(shell find cpp cuda bindings -type f 2>/dev/null) $(wildcard CMakeLists.txt)
+PYTHON_SOURCES := .ci benchmarks python tests  # not Markdown, whose examples are laid out for readers
 FORMATTED := $(shell find cpp cuda bindings tests benchmarks -type f \( -name '*.hpp' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) 2>/dev/null)
 
 # A command of this project must not pick up another environment's settings.
@@ -75,16 +76,16 @@ test-python: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/mypy --strict python/stun_ext .ci/check_layers.py
 	@echo "clang-format --dry-run -Werror: $(words $(FORMATTED)) files"
 	@$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/python .ci/check_layers.py
 
 format: $(READY)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+	$(BIN)/ruff format $(PYTHON_SOURCES)
 	$(BIN)/clang-format -i $(FORMATTED)
 
 bench: $(READY)
