@@ -219,6 +219,7 @@ def _collect(
         max_seq_length=recipe.max_seq_length,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
+        progress=clock.tick,
     )
     linears = {name: linear for layer in layers for name, linear in layer.linears.items()}
     statistics = collect(moe, data.batches, linears=linears, progress=clock.tick)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from stun_ext import expert_pruning, weight_pruning
+from stun_ext.calibration import STARVED_SAMPLE
 from stun_ext.expert_pruning import ExpertDecisions, LayerDecision
 from stun_ext.models import ExpertMatrix, MoEModel, SlicePlan, plan_slices
 from stun_ext.recipe import Recipe
@@ -73,21 +74,37 @@ def parameters_left(layer: ScopedLayer, experts: Sequence[LayerDecision]) -> int
 def _scored_matrices(
     layer: ScopedLayer, plan: Plan, statistics: Statistics | None, recipe: Recipe
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """(weight, norms) of every matrix the layer will hold after stage 1, before anything is changed."""
+    """(weight, norms) of every matrix the layer will hold after stage 1, before anything is changed.
+
+    OWL compares scores across matrices, so norms are means over the tokens that reached each, as it defines them:
+    sums would count how often an expert is used.
+    """
     if layer.moe is not None:
         decision = plan.experts[layer.moe_position]
         for matrix in layer.moe.matrices:
             for expert in decision.kept:
-                cluster = decision.members.get(expert)
-                if cluster is None:
-                    weight = matrix.expert(expert)
-                else:
-                    weight = torch.stack([matrix.expert(e).detach().to(torch.float32) for e in cluster]).mean(
+                members = decision.members.get(expert, [expert])
+                weight = matrix.expert(expert)
+                if len(members) > 1:
+                    weight = torch.stack([matrix.expert(e).detach().to(torch.float32) for e in members]).mean(
                         dim=0
                     )
-                yield weight, _expert_norms(layer, matrix, expert, decision, statistics, recipe)
+                norms = _expert_norms(layer, matrix, expert, decision, statistics, recipe)
+                if norms is not None and statistics is not None:
+                    norms = norms / _tokens_behind_norms(layer_statistics(layer, statistics), members)
+                yield weight, norms
     for name, linear in layer.linears.items():
-        yield linear.weight, _linear_norms(name, statistics, recipe)
+        norms = _linear_norms(name, statistics, recipe)
+        yield (
+            linear.weight,
+            norms if norms is None or statistics is None else norms / max(1, statistics.num_tokens),
+        )
+
+
+def _tokens_behind_norms(statistics: LayerStatistics, experts: Sequence[int]) -> int:
+    """Tokens summed in the experts' norms: those routed to them, or the sample that starved ones were run on."""
+    sample = min(STARVED_SAMPLE, statistics.num_tokens)
+    return max(1, sum(int(statistics.token_count[e]) or sample for e in experts))
 
 
 def _expert_norms(

@@ -4,6 +4,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -149,6 +150,34 @@ def test_owl_spreads_and_meets_the_total(make_model, tokens):
     assert max(asked) - min(asked) > 1e-3
     assert max(asked) - min(asked) <= 2 * 0.08 + 1e-9
     assert abs(report.sparsity - 0.6) < 1e-3
+
+
+def test_owl_reads_mean_norms_so_that_usage_does_not_count(make_model, tokens):
+    """The layer sparsities follow from D by the paper's formula, D being computed here from plain loops."""
+    model = make_model()
+    statistics = stun_ext.collect_statistics(model, calibration=tokens)
+    outliers = []
+    for layer, stats in zip(model.model.layers, statistics.layers, strict=True):
+        scores = []
+        for expert in range(8):
+            for name in ("gate_up_proj", "down_proj"):
+                mean = stats.input_sq_norm[name][expert] / stats.token_count[expert]
+                scores.append((getattr(layer.mlp.experts, name)[expert].abs() * mean.sqrt()).flatten())
+        scores = torch.cat(scores)
+        outliers.append(100 * float((scores > 3 * scores.mean()).float().mean()))
+    assert min(int(stats.token_count.min()) for stats in statistics.layers) > 0  # no starved expert here
+    r = (np.array(outliers) - min(outliers)) / (max(outliers) - min(outliers)) * 2 * 0.1
+    expected = 1 - (r - r.mean() + 0.4)
+    report = stun_ext.prune(
+        model,
+        statistics=statistics,
+        sparsity=0.6,
+        expert_sparsity=0.0,
+        weight_method="owl",
+        owl_threshold=3.0,
+        owl_lambda=0.1,
+    )
+    np.testing.assert_allclose([layer.asked_weight_sparsity for layer in report.layers], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("method", ["gated_wanda", "magnitude"])
