@@ -28,6 +28,8 @@ FORMATTED := $(shell find cpp cuda bindings tests benchmarks -type f \( -name '*
 
 # A command of this project must not pick up another environment's settings.
 export PYTHONNOUSERSITE := 1
+# OpenMP's threads spin while they wait; where something else needs the cores that makes small models ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -55,8 +57,8 @@ $(VENV)/.stun_ext-tools: constraints.txt | $(BIN)/python
 
 $(READY): $(VENV)/.stun_ext-tools pyproject.toml $(CXX_SOURCES)
 	@echo "building the extension; the first time this also installs torch and other pinned packages into $(VENV)"
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -Cbuild-dir=$(BUILD)/python \
-	  -Ccmake.define.STUN_EXT_CUDA=$(CUDA) -e '.[dev,datasets]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation --config-settings=build-dir=$(BUILD)/python \
+	  --config-settings=cmake.define.STUN_EXT_CUDA=$(CUDA) -e '.[dev,datasets]'
 	@touch $@
 
 demo: $(READY)
