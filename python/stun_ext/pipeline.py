@@ -177,6 +177,10 @@ class _Clock:
         if self._progress is not None:
             self._progress(self._phase, done, total)
 
+    def tick_sampling(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress("sample text", done, total)
+
 
 # --- statistics ------------------------------------------------------------------------------------------------------
 
@@ -219,7 +223,7 @@ def _collect(
         max_seq_length=recipe.max_seq_length,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
-        progress=clock.tick,
+        progress=clock.tick_sampling,
     )
     linears = {name: linear for layer in layers for name, linear in layer.linears.items()}
     statistics = collect(moe, data.batches, linears=linears, progress=clock.tick)
