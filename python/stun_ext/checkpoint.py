@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -146,6 +147,7 @@ def save_pretrained(
         _patch_config(model.config, partial)
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
+        _set_modes(partial)
         _sync(partial)
         _put_in_place(partial, path, force)
     except BaseException:
@@ -186,6 +188,14 @@ def _new_sibling(path: Path, kind: str) -> Path:
         with contextlib.suppress(FileExistsError):
             sibling.mkdir()
             return sibling
+
+
+def _set_modes(folder: Path) -> None:
+    """Gives every file the mode of a newly written one: safetensors makes files that only their owner can read."""
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _put_in_place(partial: Path, path: Path, force: bool) -> None:

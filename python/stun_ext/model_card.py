@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,17 +50,16 @@ def model_card(report: PruneReport, *, base_model: str, name: str) -> str:
 
     Args:
         report: what was done.
-        base_model: hub id or name of the dense model.
+        base_model: hub id or path of the dense model; of a path the card names the last part.
         name: name of the pruned checkpoint, used as its title and in the loading example.
     """
     import yaml
     from huggingface_hub import ModelCardData
 
     ragged = len({len(layer.kept) for layer in report.layers if layer.num_experts_before}) > 1
+    is_hub_id = base_model.count("/") <= 1 and not os.path.exists(base_model)
     metadata: dict[str, Any] = {"tags": ["moe", "pruning", "stun", "sparse"], "library_name": "transformers"}
-    if "/" in base_model and not base_model.startswith(
-        (".", "/")
-    ):  # a hub id; a local path means nothing to others
+    if is_hub_id:  # a path on one machine means nothing to others
         metadata["base_model"] = base_model
     facts = [
         ("weights removed or zero, of those in scope", f"{report.sparsity:.2%}"),
@@ -66,11 +67,11 @@ def model_card(report: PruneReport, *, base_model: str, name: str) -> str:
         ("experts kept", _experts(report)),
         ("zeros among the weights that stayed", f"{report.weight_sparsity:.2%}"),
         ("parameters", f"{report.model_parameters_before:,} before, {report.model_parameters_after:,} after"),
-        ("calibration", f"{report.calibration} ({report.calibration_tokens:,} tokens)"),
+        ("calibration", report.calibration),
     ]
     body = _CARD.format(
         title=name,
-        base=base_model,
+        base=base_model if is_hub_id else Path(base_model).resolve().name,
         version=report.versions.get("stun_ext", ""),
         facts="\n".join(f"| {label} | {value} |" for label, value in facts),
         loading=(_RAGGED if ragged else _STOCK).format(path=name),

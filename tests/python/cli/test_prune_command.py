@@ -276,7 +276,9 @@ def _command(model: Path, out: Path) -> list[str]:
 def _paused_before_rename(model: Path, out: Path) -> subprocess.Popen[str]:
     """The command line in a process that stops for good where the complete checkpoint would get its name."""
     program = (
-        "import os, sys, time\n"
+        "import os, signal, sys, time\n"
+        # A background job of a shell ignores Ctrl-C, and so do its children unless they say otherwise.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from stun_ext.cli import main\n"
         "def pause(*paths, **options):\n"
         f"    if str(paths[1]) == {str(out)!r}:\n"

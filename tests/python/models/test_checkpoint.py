@@ -88,6 +88,7 @@ def test_only_the_checkpoint_is_left_behind(tmp_path):
     ]
     assert (out / "README.md").read_text(encoding="utf-8") == "# ü\n"
     assert out.stat().st_mode & 0o777 == 0o777 & ~_umask()
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o666 & ~_umask()}
     assert json.loads((out / "config.json").read_text())["architectures"] == ["Qwen3MoeForCausalLM"]
 
 
