@@ -98,6 +98,8 @@ def similarity_distances(layer: MoELayer, statistics: LayerStatistics | None, re
 def uniform_count(layer: MoELayer, recipe: Recipe) -> int:
     """Experts kept per layer: the legal count nearest to (1 − share)·E; of two equally near the larger.
 
+    A share that the recipe leaves to the default gives way to what is legal; one that was asked for does not.
+
     Raises:
         ValueError: no legal count removes what was asked, or the minimum exceeds what is left.
     """
@@ -105,13 +107,15 @@ def uniform_count(layer: MoELayer, recipe: Recipe) -> int:
     if share == 0:
         return layer.num_experts
     legal = _legal(layer, recipe)
+    wanted = (1.0 - share) * layer.num_experts
+    if recipe.has_default_split:
+        return min(legal or [layer.num_experts], key=lambda count: (abs(count - wanted), -count))
     if not legal or legal == [layer.num_experts]:
         raise ValueError(
             f"[prune] no expert can be removed from {layer.name}: {layer.num_experts} experts, top-{layer.top_k} "
             f"routing, {layer.n_group} groups, expert_multiple={recipe.expert_multiple}, "
             f"min_experts={recipe.min_experts}"
         )
-    wanted = (1.0 - share) * layer.num_experts
     if wanted < legal[0] - 0.5:
         raise ValueError(
             f"[prune] expert_sparsity={share:g} would keep {wanted:g} of {layer.num_experts} experts in {layer.name}; "
@@ -144,9 +148,9 @@ def decide(
     if everything:
         return ExpertDecisions([LayerDecision(list(range(layer.num_experts))) for layer in layers], requested)
     if recipe.per_layer == "global":
-        requested = round(
-            sum((1.0 - recipe.expert_share(layer.num_experts)) * layer.num_experts for layer in layers)
-        )
+        wanted = sum((1.0 - recipe.expert_share(layer.num_experts)) * layer.num_experts for layer in layers)
+        least = sum(min(_legal(layer, recipe), default=layer.num_experts) for layer in layers)
+        requested = max(round(wanted), least)
     if recipe.criterion == "similarity":
         return _decide_by_similarity(layers, statistics, recipe, counts, requested)
     scores = [_scores(layer, stats, recipe) for layer, stats in zip(layers, statistics, strict=True)]

@@ -175,6 +175,11 @@ class Recipe:
         )
         return stage1 or self.weight_method in ("wanda", "gated_wanda")
 
+    @property
+    def has_default_split(self) -> bool:
+        """Whether nothing in the recipe says what share of the experts should go."""
+        return self.expert_sparsity is None and self.weight_method != "none" and self.nm is None
+
     def expert_share(self, num_experts: int | None = None) -> float:
         """Share of the experts that stage 1 is asked to remove, in [0, 1).
 

@@ -123,7 +123,12 @@ def check_request(moe: MoEModel, layers: Sequence[ScopedLayer], recipe: Recipe) 
             )
     counts = [expert_pruning.uniform_count(layer, recipe) for layer in moe.layers]
     if any(count != layer.num_experts for count, layer in zip(counts, moe.layers, strict=True)):
-        plan_slices(moe, counts)
+        try:
+            plan_slices(moe, counts)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; expert_sparsity=0 leaves the experts and prunes weights alone"
+            ) from error
     if recipe.per_layer == "global" and recipe.expert_share() > 0 and recipe.linkage == "star":
         groups = {layer.n_group for layer in moe.layers}
         if len(groups) > 1:

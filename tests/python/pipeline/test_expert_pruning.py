@@ -99,6 +99,15 @@ def test_uniform_count_refuses_fewer_than_top_k():
         uniform_count(layer_of(range(2)), Recipe(sparsity=0.6, expert_sparsity=0.4))
 
 
+def test_the_default_share_gives_way_to_what_is_legal():
+    default = Recipe(sparsity=0.9)  # would remove a good half of 32 experts
+    assert uniform_count(layer_of(range(32), top_k=24), default) == 24
+    assert uniform_count(layer_of(range(2)), default) == 2
+    assert uniform_count(layer_of(range(4)), default.replace(expert_multiple=3)) == 4
+    with pytest.raises(ValueError, match="at least 24"):
+        uniform_count(layer_of(range(32), top_k=24), default.replace(expert_sparsity=0.5))
+
+
 def test_the_best_experts_stay_and_ties_keep_the_lower_id():
     layer = layer_of(range(6))
     stats = statistics_of([1.0, 5.0, 2.0, 2.0, 0.5, 2.0])
