@@ -43,7 +43,7 @@ def evaluate(
     max_problems: Annotated[int, typer.Option("--max-problems", help="Word problems at most.")] = 200,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Windows per forward pass.")] = 6,
     device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = "float32",  # perplexities compare only at one precision
     revision: options.Revision = None,
     local_files_only: options.LocalFilesOnly = False,
     trust_remote_code: options.TrustRemoteCode = False,

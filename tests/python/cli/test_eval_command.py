@@ -43,6 +43,33 @@ def test_perplexity_is_the_model_s_own(invoke, olmoe: Path, validation: Path) ->
         assert found["domains"][document["domain"]] == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_bfloat16_checkpoint_is_judged_in_float32(
+    invoke, olmoe: Path, validation: Path, tmp_path: Path
+) -> None:
+    stored = tmp_path / "bfloat16"
+    AutoModelForCausalLM.from_pretrained(olmoe, dtype=torch.bfloat16).save_pretrained(stored)
+    AutoTokenizer.from_pretrained(olmoe).save_pretrained(stored)
+
+    def perplexity(*flags: str) -> float:
+        command = (
+            "eval",
+            stored,
+            "--validation",
+            validation,
+            "--seq-length",
+            "32",
+            "--device",
+            "cpu",
+            "--json",
+        )
+        result = invoke(*command, *flags)
+        assert result.exit_code == 0, result.stderr
+        return float(json.loads(result.stdout)["perplexity"])
+
+    assert perplexity() == perplexity("--dtype", "float32")
+    assert perplexity() != perplexity("--dtype", "auto")
+
+
 def test_word_problems_and_the_table(invoke, olmoe: Path, validation: Path, tmp_path: Path) -> None:
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"prompt": "every expert", "answer": 1}\n' * 3)
