@@ -27,7 +27,12 @@ _CPP_HEADERS = """
 CPP_STANDARD = frozenset(_CPP_HEADERS.split())
 C_STANDARD_FOR_ABI = frozenset({"stddef.h", "stdint.h"})  # the C ABI's header is compiled as C
 # Where the standard library has no answer; each stands behind an #ifdef of its platform.
-EXCEPTIONS = frozenset({("cpp/src/executor.cpp", "sched.h")})  # how many CPUs this process may run on
+EXCEPTIONS = frozenset(
+    {
+        ("cpp/src/executor.cpp", "sched.h"),  # how many CPUs this process may run on
+        ("cpp/src/cpu.cpp", "cpuid.h"),  # which instruction sets they have
+    }
+)
 KERNEL = frozenset({"cstdint", "cstddef", "immintrin.h", "arm_neon.h", "arm_sve.h"})
 CUDA = re.compile(
     r"^(cuda\w*\.(h|hpp)|cub/.*|thrust/.*|cuda/.*|cooperative_groups(/.*)?\.h|mma\.h|nv/target)$"

@@ -27,9 +27,10 @@ std::size_t node_of(double id, const char* name, std::size_t merge, std::size_t 
 }
 
 std::vector<Children> check_dendrogram(Span<const Merge> merges, Span<std::int64_t> labels) {
-  const std::size_t n = merges.size() + 1;
-  if (labels.size() != n) {
-    detail::fail(kOperation, "labels must hold one value for each of the ", n, " observations, got ", labels.size());
+  const std::size_t n = labels.size();
+  if (n < merges.size() + 1) {
+    detail::fail(kOperation, "labels must hold one value for each of the observations, at least ", merges.size() + 1,
+                 " for ", merges.size(), " merges, got ", n);
   }
   std::vector<Children> children(merges.size());
   std::vector<double> size(n + merges.size(), 1.0);
@@ -73,6 +74,10 @@ void cut_tree_count(Span<const Merge> merges, std::int64_t n_clusters, Span<std:
   const auto n = static_cast<std::int64_t>(labels.size());
   if (n_clusters < 1 || n_clusters > n) {
     detail::fail(kOperation, "n_clusters must be in [1, ", n, "], got ", n_clusters);
+  }
+  if (n - n_clusters > static_cast<std::int64_t>(children.size())) {
+    detail::fail(kOperation, "n_clusters must be at least ", n - static_cast<std::int64_t>(children.size()), " with ",
+                 children.size(), " merges of ", n, " observations, got ", n_clusters);
   }
   std::vector<char> is_applied(children.size(), 0);
   std::fill(is_applied.begin(), is_applied.begin() + (n - n_clusters), char{1});

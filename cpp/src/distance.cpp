@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "dispatch.hpp"
 #include "distance.hpp"
 #include "kernels/distance.hpp"
 #include "load.hpp"
@@ -40,7 +41,7 @@ struct Tiles {
 };
 
 void distances_of_tile(const ConstMatrixView& rows, std::int64_t i0, std::int64_t i_rows, std::int64_t j0,
-                       std::int64_t j_rows, const PairSink& sink, Tiles& tiles) {
+                       std::int64_t j_rows, const PairSink& sink, Tiles& tiles, const DistanceKernels& kernels) {
   std::fill(tiles.lanes.begin(), tiles.lanes.begin() + i_rows * j_rows * kLanes, 0.0);
   const bool diagonal = i0 == j0;
   for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
@@ -48,13 +49,14 @@ void distances_of_tile(const ConstMatrixView& rows, std::int64_t i0, std::int64_
     const std::int64_t padded = load_tile(rows, j0, j_rows, col, cols, tiles.b.data());
     if (!diagonal) {
       load_tile(rows, i0, i_rows, col, cols, tiles.a.data());
-      squared_differences_scalar(tiles.a.data(), i_rows, kTileCols, tiles.b.data(), j_rows, kTileCols, padded,
-                                 tiles.lanes.data());
+      kernels.squared_differences(tiles.a.data(), i_rows, kTileCols, tiles.b.data(), j_rows, kTileCols, padded,
+                                  tiles.lanes.data());
       continue;
     }
     for (std::int64_t i = 0; i + 1 < i_rows; ++i) {  // row i with the rows after it
-      squared_differences_scalar(tiles.b.data() + i * kTileCols, 1, kTileCols, tiles.b.data() + (i + 1) * kTileCols,
-                                 j_rows - i - 1, kTileCols, padded, tiles.lanes.data() + (i * j_rows + i + 1) * kLanes);
+      kernels.squared_differences(tiles.b.data() + i * kTileCols, 1, kTileCols, tiles.b.data() + (i + 1) * kTileCols,
+                                  j_rows - i - 1, kTileCols, padded,
+                                  tiles.lanes.data() + (i * j_rows + i + 1) * kLanes);
     }
   }
   for (std::int64_t i = 0; i < i_rows; ++i) {
@@ -66,6 +68,7 @@ void distances_of_tile(const ConstMatrixView& rows, std::int64_t i0, std::int64_
 
 // ‖X‖_F² in an order fixed by the shape: lanes over the columns of each row, then the rows in turn.
 double squared_frobenius(const ConstMatrixView& rows, Executor& executor) {
+  const DistanceKernels& kernels = STUN_EXT_KERNELS(distance);
   std::vector<double> row_sums(static_cast<std::size_t>(rows.rows));
   auto task = [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> tile(static_cast<std::size_t>(kTileRows * kTileCols));
@@ -76,7 +79,7 @@ double squared_frobenius(const ConstMatrixView& rows, Executor& executor) {
       for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
         const std::int64_t cols = std::min(kTileCols, rows.cols - col);
         const std::int64_t padded = load_tile(rows, row, count, col, cols, tile.data());
-        squared_differences_scalar(zeros, 1, kTileCols, tile.data(), count, kTileCols, padded, lanes);
+        kernels.squared_differences(zeros, 1, kTileCols, tile.data(), count, kTileCols, padded, lanes);
       }
       for (std::int64_t r = 0; r < count; ++r)
         row_sums[static_cast<std::size_t>(row + r)] = sum_lanes(lanes + r * kLanes);
@@ -149,6 +152,7 @@ void check_rows(const char* operation, const ConstMatrixView& rows, Executor& ex
 }
 
 void for_each_distance(const ConstMatrixView& rows, PairSink sink, Executor& executor) {
+  const DistanceKernels& kernels = STUN_EXT_KERNELS(distance);
   const std::int64_t n = rows.rows;
   // Smaller tiles where there would be too few for every thread; the sums do not depend on it.
   std::int64_t tile = kTileRows;
@@ -163,7 +167,7 @@ void for_each_distance(const ConstMatrixView& rows, PairSink sink, Executor& exe
       while ((j + 1) * (j + 2) / 2 <= index) ++j;
       const std::int64_t i = index - j * (j + 1) / 2;
       distances_of_tile(rows, i * tile, std::min(tile, n - i * tile), j * tile, std::min(tile, n - j * tile), sink,
-                        buffers);
+                        buffers, kernels);
     }
   };
   const std::int64_t count = tiles * (tiles + 1) / 2;

@@ -2,30 +2,21 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <utility>
 #include <vector>
 
+#include "agglomerate.hpp"
 #include "check.hpp"
-#include "distance.hpp"
 #include "stun_ext/cluster.hpp"
 
 namespace stun_ext {
+namespace detail {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// Distances of slots to all lower slots: row j, of j values, starts at j(j−1)/2.
-class TriangularRows {
- public:
-  explicit TriangularRows(std::int64_t capacity) : values_(size_of_rows(capacity)) {}
-  double* row(std::int64_t slot) noexcept { return values_.data() + size_of_rows(slot); }
-  const double* row(std::int64_t slot) const noexcept { return values_.data() + size_of_rows(slot); }
-
- private:
-  static std::size_t size_of_rows(std::int64_t rows) noexcept {
-    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(rows > 0 ? rows - 1 : 0) / 2;
-  }
-  std::vector<double> values_;
-};
+constexpr std::int64_t capacity_for(std::int64_t slots) noexcept { return slots + slots / 4 + 2; }
 
 /// Lowest value and the first place where it is.
 struct Minimum {
@@ -96,31 +87,36 @@ struct Centroid {
 /// When the slots are used up, those that are gone are squeezed out. O(n²) memory, and O(n²) time but for searches.
 class Agglomeration {
  public:
-  static std::int64_t capacity_for(std::int64_t slots) noexcept { return slots + slots / 4 + 2; }
-
-  Agglomeration(TriangularRows rows, std::int64_t n, Executor& executor)
-      : rows_(std::move(rows)), capacity_(capacity_for(n)), slots_(n), active_(n), next_id_(n) {
+  Agglomeration(ClusterDistances rows, const Clusters& clusters, Executor& executor)
+      : rows_(std::move(rows)),
+        slots_(static_cast<std::int64_t>(clusters.id.size())),
+        active_(slots_),
+        next_id_(clusters.next_id) {
+    const std::int64_t n = slots_;
+    capacity_ = capacity_for(n);
     const auto capacity = static_cast<std::size_t>(capacity_);
+    id_ = clusters.id;
     id_.resize(capacity);
-    size_.assign(capacity, 1.0);
+    size_ = clusters.size;
+    size_.resize(capacity);
     penalty_.assign(capacity, 0.0);
     bound_.assign(capacity, kInfinity);
     nearest_.assign(capacity, 0);
     is_stale_.assign(capacity, 0);
-    for (std::int64_t slot = 0; slot < n; ++slot) id_[static_cast<std::size_t>(slot)] = slot;
     auto search = [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t slot = begin; slot < end; ++slot) search_row(static_cast<std::size_t>(slot));
     };
     executor.parallel_for(n, std::max<std::int64_t>(64, n / (8 * executor.concurrency())), search);
   }
 
-  std::vector<Merge> run(Linkage method) {
+  std::vector<Merge> run(Linkage method, Stop stop) {
     std::vector<Merge> merges;
-    merges.reserve(static_cast<std::size_t>(active_ - 1));
-    while (active_ > 1) {
+    merges.reserve(static_cast<std::size_t>(std::max<std::int64_t>(active_ - stop.n_clusters, 0)));
+    while (active_ > stop.n_clusters) {
       const std::size_t y = closest_row();
       const std::size_t x = static_cast<std::size_t>(nearest_[y]);
       const double height = bound_[y];
+      if (height > stop.height) break;
       merges.push_back({static_cast<double>(id_[x]), static_cast<double>(id_[y]), height, size_[x] + size_[y]});
       switch (method) {
         case Linkage::single:
@@ -243,7 +239,7 @@ class Agglomeration {
     capacity_ = capacity_for(slots_);
   }
 
-  TriangularRows rows_;
+  ClusterDistances rows_;
   std::int64_t capacity_;  ///< slots in use before the next squeeze
   std::int64_t slots_;
   std::int64_t active_;
@@ -256,6 +252,33 @@ class Agglomeration {
   std::vector<char> is_stale_;
 };
 
+}  // namespace
+
+double ClusterDistances::bytes(std::int64_t clusters) noexcept {
+  const auto capacity = static_cast<double>(capacity_for(clusters));
+  return 4.0 * capacity * (capacity - 1.0) + 64.0 * capacity;
+}
+
+ClusterDistances::ClusterDistances(std::int64_t clusters) : values_(size_of_rows(capacity_for(clusters))) {}
+
+Clusters Clusters::singletons(std::int64_t n) {
+  Clusters clusters;
+  clusters.id.resize(static_cast<std::size_t>(n));
+  std::iota(clusters.id.begin(), clusters.id.end(), std::int64_t{0});
+  clusters.size.assign(static_cast<std::size_t>(n), 1.0);
+  clusters.next_id = n;
+  return clusters;
+}
+
+std::vector<Merge> agglomerate(ClusterDistances distances, Clusters clusters, Linkage method, Stop stop,
+                               Executor& executor) {
+  return Agglomeration(std::move(distances), clusters, executor).run(method, stop);
+}
+
+}  // namespace detail
+
+namespace {
+
 constexpr const char* kOperation = "linkage";
 
 /// The n with n(n−1)/2 = size; 0 if there is none.
@@ -264,17 +287,16 @@ std::int64_t observations_of(std::size_t size) noexcept {
   return static_cast<std::size_t>(n * (n - 1) / 2) == size ? n : 0;
 }
 
-void check_method(Linkage method) {
+}  // namespace
+
+void detail::check_method(Linkage method) {
   if (static_cast<unsigned>(method) > static_cast<unsigned>(Linkage::centroid)) {
-    detail::fail(kOperation, "method must be single, complete, average, ward or centroid, got ",
-                 static_cast<unsigned>(method));
+    fail(kOperation, "method must be single, complete, average, ward or centroid, got ", static_cast<unsigned>(method));
   }
 }
 
-}  // namespace
-
 std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executor& executor) {
-  check_method(method);
+  detail::check_method(method);
   if (method == Linkage::ward || method == Linkage::centroid) {
     detail::fail(kOperation, "method ", method == Linkage::ward ? "ward" : "centroid",
                  " is defined on observations and needs rows, got condensed distances");
@@ -291,7 +313,7 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
       }
     }
   }
-  TriangularRows rows(Agglomeration::capacity_for(n));
+  detail::ClusterDistances rows(n);
   // From pairs by their lower observation to pairs by their higher one: a transposition, in squares that fit a cache.
   constexpr std::int64_t kSquare = 64;
   for (std::int64_t i0 = 0; i0 < n; i0 += kSquare) {
@@ -304,25 +326,7 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
       }
     }
   }
-  return Agglomeration(std::move(rows), n, executor).run(method);
-}
-
-std::vector<Merge> linkage_rows(ConstMatrixView observations, Linkage method, Executor& executor) {
-  check_method(method);
-  detail::check_rows(kOperation, observations, executor);
-  // Ward and centroid square the distances.
-  const bool squares = method == Linkage::ward || method == Linkage::centroid;
-  const double limit = squares ? 1e150 : std::numeric_limits<double>::max();
-  TriangularRows rows(Agglomeration::capacity_for(observations.rows));
-  auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
-    if (!(distance <= limit)) {
-      detail::fail(kOperation, "distances must be at most ", limit, " for this method, got ", distance,
-                   " for the pair (", i, ", ", j, ")");
-    }
-    rows.row(j)[i] = distance;
-  };
-  detail::for_each_distance(observations, sink, executor);
-  return Agglomeration(std::move(rows), observations.rows, executor).run(method);
+  return detail::agglomerate(std::move(rows), detail::Clusters::singletons(n), method, {}, executor);
 }
 
 }  // namespace stun_ext

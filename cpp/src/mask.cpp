@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "dispatch.hpp"
 #include "kernels/mask.hpp"
 #include "load.hpp"
 #include "scores.hpp"
@@ -44,8 +45,10 @@ constexpr std::int64_t kBlockRows = 32;  // of a transposed matrix: one cache li
 /// Scores and cuts of the rows of one task.
 class RowCuts {
  public:
-  RowCuts(const ConstMatrixView& weight, const std::vector<float>& norm, const Span<const std::int64_t>& prune_counts)
-      : scores_(weight, norm),
+  RowCuts(const ConstMatrixView& weight, const std::vector<float>& norm, const Span<const std::int64_t>& prune_counts,
+          const detail::MaskKernels& kernels)
+      : kernels_(kernels),
+        scores_(weight, norm, kernels),
         cols_(weight.cols),
         prune_counts_(prune_counts),
         histogram_(detail::kCutHistograms * detail::kCutBuckets),
@@ -71,9 +74,10 @@ class RowCuts {
   detail::Cut find(std::int64_t row, const std::int32_t* keys) noexcept {
     const std::int64_t pruned = prune_counts_[static_cast<std::size_t>(row)];
     if (pruned == 0) return {-1, cols_};  // keys are not negative: nothing is below or equal
-    return detail::find_cut(keys, cols_, pruned, {histogram_.data(), candidates_.data()});
+    return kernels_.find_cut(keys, cols_, pruned, {histogram_.data(), candidates_.data()});
   }
 
+  const detail::MaskKernels& kernels_;
   detail::ScoreRows scores_;
   std::int64_t cols_;
   Span<const std::int64_t> prune_counts_;
@@ -149,11 +153,12 @@ void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<co
   check_mask(kOperation, mask, weight.rows, weight.cols);
   check_counts(kOperation, weight, prune_counts);
   const std::vector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   auto task = [&](std::int64_t begin, std::int64_t end) {
-    RowCuts cuts(weight, norm, prune_counts);
+    RowCuts cuts(weight, norm, prune_counts, kernels);
     cuts.for_each_block(begin, end, [&](std::int64_t row, std::int64_t rows) {
       for (std::int64_t r = 0; r < rows; ++r) {
-        detail::write_mask(cuts.keys(r), weight.cols, cuts.cut(r), mask.data + (row + r) * mask.row_stride);
+        kernels.write_mask(cuts.keys(r), weight.cols, cuts.cut(r), mask.data + (row + r) * mask.row_stride);
       }
     });
   };
@@ -168,8 +173,9 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
   const std::vector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
   const bool is_wide = weight.dtype == DType::f32;
   std::atomic<std::int64_t> total_zeros{0};
+  const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   auto task = [&](std::int64_t begin, std::int64_t end) {
-    RowCuts cuts(weight, norm, prune_counts);
+    RowCuts cuts(weight, norm, prune_counts, kernels);
     std::int64_t zeros = 0;
     cuts.for_each_block(begin, end, [&](std::int64_t row, std::int64_t rows) {
       const std::int64_t offset = row * weight.row_stride;
@@ -181,10 +187,10 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
         zeros += is_wide ? prune_block<std::uint32_t>(weight, row, rows, is_pruned)
                          : prune_block<std::uint16_t>(weight, row, rows, is_pruned);
       } else if (is_wide) {  // blocks of one row
-        zeros += detail::prune_u32(cuts.keys(0), weight.cols, cuts.cut(0),
+        zeros += kernels.prune_u32(cuts.keys(0), weight.cols, cuts.cut(0),
                                    static_cast<std::uint32_t*>(weight.data) + offset);
       } else {
-        zeros += detail::prune_u16(cuts.keys(0), weight.cols, cuts.cut(0),
+        zeros += kernels.prune_u16(cuts.keys(0), weight.cols, cuts.cut(0),
                                    static_cast<std::uint16_t*>(weight.data) + offset);
       }
     });
@@ -204,6 +210,7 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
   }
   check_mask(kOperation, mask, scores.rows, scores.cols);
   detail::check_not_nan(kOperation, "scores", scores, executor);
+  const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   auto task = [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> block(static_cast<std::size_t>(kBlockRows * scores.cols));
     std::vector<std::int64_t> order(static_cast<std::size_t>(m));
@@ -213,7 +220,7 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
       for (std::int64_t r = 0; r < rows; ++r) {
         std::uint8_t* to = mask.data + (row + r) * mask.row_stride;
         for (std::int64_t c = 0; c < scores.cols; c += m) {
-          detail::keep_highest(block.data() + r * scores.cols + c, n, m, to + c, order.data());
+          kernels.keep_highest(block.data() + r * scores.cols + c, n, m, to + c, order.data());
         }
       }
     }

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "check.hpp"
-#include "kernels/mask.hpp"
+#include "dispatch.hpp"
 #include "load.hpp"
 #include "scores.hpp"
 
@@ -36,8 +36,9 @@ std::vector<float> check_wanda(const char* operation, const ConstMatrixView& wei
   return norm;
 }
 
-ScoreRows::ScoreRows(const ConstMatrixView& weight, const std::vector<float>& norm)
-    : weight_(weight),
+ScoreRows::ScoreRows(const ConstMatrixView& weight, const std::vector<float>& norm, const MaskKernels& kernels)
+    : kernels_(kernels),
+      weight_(weight),
       norm_(norm.empty() ? nullptr : norm.data()),
       block_rows_(weight.col_stride == 1 ? 1 : std::min(kTransposedRows, std::max<std::int64_t>(weight.rows, 1))),
       stride_(weight.cols + 16),
@@ -49,17 +50,17 @@ void ScoreRows::load(std::int64_t row, std::int64_t count) noexcept {
   if (weight_.col_stride != 1) {
     load_block(weight_, row, count, 0, weight_.cols, values_.data(), stride_);
     for (std::int64_t r = 0; r < count; ++r) {
-      scores_f32(values_.data() + r * stride_, norm_, weight_.cols, keys_.data() + r * stride_);
+      kernels_.scores_f32(values_.data() + r * stride_, norm_, weight_.cols, keys_.data() + r * stride_);
     }
     return;
   }
   const std::int64_t offset = row * weight_.row_stride;
   if (weight_.dtype == DType::f32) {
-    scores_f32(static_cast<const float*>(weight_.data) + offset, norm_, weight_.cols, keys_.data());
+    kernels_.scores_f32(static_cast<const float*>(weight_.data) + offset, norm_, weight_.cols, keys_.data());
   } else if (weight_.dtype == DType::f16) {
-    scores_f16(static_cast<const std::uint16_t*>(weight_.data) + offset, norm_, weight_.cols, keys_.data());
+    kernels_.scores_f16(static_cast<const std::uint16_t*>(weight_.data) + offset, norm_, weight_.cols, keys_.data());
   } else {
-    scores_bf16(static_cast<const std::uint16_t*>(weight_.data) + offset, norm_, weight_.cols, keys_.data());
+    kernels_.scores_bf16(static_cast<const std::uint16_t*>(weight_.data) + offset, norm_, weight_.cols, keys_.data());
   }
 }
 
@@ -78,8 +79,9 @@ void wanda_scores(ConstMatrixView weight, Span<const float> input_sq_norm, Matri
   }
   detail::check_writable_view(kOperation, "out", out, {DType::f32});
   const std::vector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   auto task = [&](std::int64_t begin, std::int64_t end) {
-    detail::ScoreRows scores(weight, norm);
+    detail::ScoreRows scores(weight, norm, kernels);
     for (std::int64_t row = begin; row < end; row += scores.block_rows()) {
       const std::int64_t count = std::min(scores.block_rows(), end - row);
       scores.load(row, count);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/mask.hpp"
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
@@ -17,7 +18,7 @@ std::vector<float> check_wanda(const char* operation, const ConstMatrixView& wei
 /// in blocks of rows, so that every cache line that is fetched is used whole.
 class ScoreRows {
  public:
-  ScoreRows(const ConstMatrixView& weight, const std::vector<float>& norm);
+  ScoreRows(const ConstMatrixView& weight, const std::vector<float>& norm, const MaskKernels& kernels);
 
   /// Rows that one call to load takes.
   std::int64_t block_rows() const noexcept { return block_rows_; }
@@ -29,6 +30,7 @@ class ScoreRows {
   const std::int32_t* keys(std::int64_t r) const noexcept { return keys_.data() + r * stride_; }
 
  private:
+  const MaskKernels& kernels_;
   ConstMatrixView weight_;
   const float* norm_;  ///< null for magnitude
   std::int64_t block_rows_;

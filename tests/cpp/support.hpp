@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "stun_ext/cpu.hpp"
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
@@ -165,6 +166,18 @@ class Threads {
 
  private:
   int before_;
+};
+
+/// Forces an instruction set for one scope; for (const Isa isa : cpu_info().supported) runs through those at hand.
+class ForcedIsa {
+ public:
+  explicit ForcedIsa(Isa isa) : before_(stun_ext::isa()) { set_isa(isa); }
+  ~ForcedIsa() { set_isa(before_); }
+  ForcedIsa(const ForcedIsa&) = delete;
+  ForcedIsa& operator=(const ForcedIsa&) = delete;
+
+ private:
+  Isa before_;
 };
 
 /// The call throws std::invalid_argument whose message holds every one of the parts.

@@ -72,14 +72,29 @@ TEST(CutTree, EveryCountGivesThatManyClusters) {
   }
 }
 
+TEST(CutTree, TakesTheFirstMergesOfADendrogram) {
+  const std::vector<Merge> first(kTree.begin(), kTree.begin() + 2);
+  for (const std::int64_t k : {3, 4, 5}) {
+    Labels some(5), all(5);
+    cut_tree_count(first, k, some);
+    cut_tree_count(kTree, k, all);
+    EXPECT_EQ(some, all) << k;
+  }
+  Labels some(5), all(5);
+  cut_tree_height(first, kInf, some);
+  cut_tree_count(kTree, 3, all);
+  EXPECT_EQ(some, all);
+  expect_error([&] { cut_tree_count(first, 2, some); }, {"n_clusters must be at least 3 with 2 merges of 5", "got 2"});
+}
+
 TEST(CutTree, EachArgumentWrongAlone) {
   for (const std::int64_t k : {0, 6, -1}) {
     expect_error([&] { by_count(kTree, k); }, {"[cut_tree] n_clusters must be in [1, 5], got " + std::to_string(k)});
   }
   expect_error([] { by_height(kTree, kNaN); }, {"height must not be NaN"});
   Labels small(4);
-  expect_error([&] { cut_tree_count(kTree, 1, small); }, {"5 observations, got 4"});
-  expect_error([&] { cut_tree_height(kTree, 1, small); }, {"5 observations, got 4"});
+  expect_error([&] { cut_tree_count(kTree, 1, small); }, {"at least 5 for 4 merges, got 4"});
+  expect_error([&] { cut_tree_height(kTree, 1, small); }, {"at least 5 for 4 merges, got 4"});
   auto broken = [](std::size_t merge, auto change) {
     std::vector<Merge> merges = kTree;
     change(merges[merge]);

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "stun_ext/executor.hpp"
+#include "stun_ext/progress.hpp"
 #include "stun_ext/view.hpp"
 
 namespace stun_ext {
@@ -35,19 +37,37 @@ struct Merge {
 /// Memory: 0.8 n² doubles.
 std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executor& executor = default_executor());
 
+/// How much memory a clustering of rows may take, and where it may end early.
+struct LinkageOptions {
+  /// Bytes of working memory beside the rows and the result. 0: as much as is fastest (n×n doubles while they fit 2
+  /// GiB). Below what n×n needs, distances are computed in passes over the rows, several times; the result is the same.
+  std::int64_t memory_limit = 0;
+  std::int64_t n_clusters = 1;                              ///< end when so many clusters are left, in [1, n]
+  double height = std::numeric_limits<double>::infinity();  ///< end before the first merge above it; not NaN
+  Progress* progress = nullptr;                             ///< told during the call only
+};
+
 /// The same from observations, all five methods; distances are those of condensed_distances.
 /// Centroid heights can decrease (inversions), as in SciPy.
-/// @param rows  [n, d] as in pairwise_distances.
-/// @throws std::invalid_argument as pairwise_distances, or if distances overflow (above 1e150 for Ward and centroid).
-std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, Executor& executor = default_executor());
+/// @param rows  [n, d] as in pairwise_distances; may be a memory-mapped file larger than memory.
+/// @return      the first merges: n − 1, or fewer if the options end it early.
+/// @throws std::invalid_argument as pairwise_distances, if distances overflow (above 1e150 for Ward and centroid), or
+/// if
+///         memory_limit is below what the smallest working set for this n and d takes (the message says how much).
+/// @throws CancelledError if the progress says so.
+std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const LinkageOptions& options = {},
+                                Executor& executor = default_executor());
 
 /// Flat clusters: the first n − n_clusters merges are applied.
+/// @param merges  of n observations: all n − 1, or the first ones (see LinkageOptions).
 /// @param labels  n values: the lowest observation in the cluster of each observation.
-/// @throws std::invalid_argument if n_clusters is not in [1, n] or the merges are not a dendrogram of n observations.
+/// @throws std::invalid_argument if n_clusters is not in [1, n], if there are fewer merges than it needs, or if they
+/// are
+///         not those of a dendrogram of n observations.
 void cut_tree_count(Span<const Merge> merges, std::int64_t n_clusters, Span<std::int64_t> labels);
 
 /// Flat clusters: a merge is applied if it and all merges below it are at most `height` (as SciPy's
-/// fcluster(criterion="distance")).
+/// fcluster(criterion="distance")). Merges that are not given are not applied.
 void cut_tree_height(Span<const Merge> merges, double height, Span<std::int64_t> labels);
 
 /// The rule of the released STUN code ("star"): one pass over the pairs by (distance, i, j), i < j.
@@ -73,5 +93,16 @@ std::int64_t star_clusters(ConstMatrixView distances, double threshold, std::int
 /// @return  the threshold used: a pair distance, or +Inf (−Inf when n_clusters = E and nothing merges).
 /// @throws std::invalid_argument also if infinite distances leave more than n_clusters clusters at any threshold.
 double star_clusters_count(ConstMatrixView distances, std::int64_t n_clusters, Span<std::int64_t> labels);
+
+/// The star rule on the Euclidean distances (float64) between rows, without an n×n matrix: only the pairs below
+/// `threshold` are held, 16 bytes each. Equal to star_clusters on the matrix that pairwise_distances gives as float64.
+/// @param rows     [n, d] as in linkage_rows; n below 2^31.
+/// @param options  memory_limit and progress; the others must be unset.
+/// @throws std::invalid_argument also if more pairs lie below the threshold than memory_limit holds (the message says
+///         how many, as far as they were counted).
+/// @throws CancelledError if the progress says so.
+std::int64_t star_clusters_rows(ConstMatrixView rows, double threshold, std::int64_t min_clusters,
+                                Span<std::int64_t> labels, const LinkageOptions& options = {},
+                                Executor& executor = default_executor());
 
 }  // namespace stun_ext

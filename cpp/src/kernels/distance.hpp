@@ -17,6 +17,13 @@ using SquaredDifferencesKernel = void(const double* a, std::int64_t a_rows, std:
                                       std::int64_t b_rows, std::int64_t b_stride, std::int64_t cols,
                                       double* lanes) noexcept;
 
-SquaredDifferencesKernel squared_differences_scalar;
+struct DistanceKernels {
+  SquaredDifferencesKernel* squared_differences;
+};
+
+extern const DistanceKernels distance_scalar;
+inline constexpr const DistanceKernels& distance_avx2 = distance_scalar;
+inline constexpr const DistanceKernels& distance_avx512 = distance_scalar;
+inline constexpr const DistanceKernels& distance_neon = distance_scalar;
 
 }  // namespace stun_ext::detail

@@ -67,10 +67,8 @@ void rows_of_a(const double* a, std::int64_t a_stride, const double* b, std::int
   for (; j < b_rows; ++j) block<A, 1>(a, a_stride, b + j * b_stride, b_stride, cols, lanes + j * kLanes, lanes_stride);
 }
 
-}  // namespace
-
-void squared_differences_scalar(const double* a, std::int64_t a_rows, std::int64_t a_stride, const double* b,
-                                std::int64_t b_rows, std::int64_t b_stride, std::int64_t cols, double* lanes) noexcept {
+void squared_differences(const double* a, std::int64_t a_rows, std::int64_t a_stride, const double* b,
+                         std::int64_t b_rows, std::int64_t b_stride, std::int64_t cols, double* lanes) noexcept {
   std::int64_t i = 0;
   for (; i + kBlockA <= a_rows; i += kBlockA) {
     rows_of_a<kBlockA>(a + i * a_stride, a_stride, b, b_rows, b_stride, cols, lanes + i * b_rows * kLanes);
@@ -79,5 +77,9 @@ void squared_differences_scalar(const double* a, std::int64_t a_rows, std::int64
     rows_of_a<1>(a + i * a_stride, a_stride, b, b_rows, b_stride, cols, lanes + i * b_rows * kLanes);
   }
 }
+
+}  // namespace
+
+const DistanceKernels distance_scalar = {squared_differences};
 
 }  // namespace stun_ext::detail

@@ -77,8 +77,6 @@ void keep_by_counting(const float* scores, std::int64_t n, std::uint8_t* mask) n
   }
 }
 
-}  // namespace
-
 void scores_f32(const float* row, const float* norm, std::int64_t count, std::int32_t* keys) noexcept {
   scores(row, norm, count, keys);
 }
@@ -143,5 +141,10 @@ void keep_highest(const float* scores, std::int64_t n, std::int64_t m, std::uint
   });
   for (std::int64_t c = 0; c < m; ++c) mask[order[c]] = c >= m - n;
 }
+
+}  // namespace
+
+const MaskKernels mask_scalar = {scores_f32, scores_f16, scores_bf16, find_cut,
+                                 write_mask, prune_u16,  prune_u32,   keep_highest};
 
 }  // namespace stun_ext::detail

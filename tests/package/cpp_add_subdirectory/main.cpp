@@ -45,7 +45,7 @@ int main() {
   std::vector<std::int64_t> labels(4);
   const std::int64_t clusters = stun_ext::star_clusters(view, 2.0, 1, labels);
   const auto merges =
-      stun_ext::linkage_rows({router.data(), 4, 2, 2, 1, DType::f32}, stun_ext::Linkage::ward, executor);
+      stun_ext::linkage_rows({router.data(), 4, 2, 2, 1, DType::f32}, stun_ext::Linkage::ward, {}, executor);
   const auto allocation = stun_ext::allocate_experts({&view, 1}, 2, 1, 1, executor);
 
   std::vector<float> weight = {1, -4, 2, 3};
