@@ -22,7 +22,26 @@ Linkage parse_method(const std::string& name) {
                               "\"");
 }
 
-py::array linkage_matrix(const py::object& y, const std::string& method_name, const std::optional<std::string>& dtype) {
+/// Calls a Python callable with the fraction done, or none; lets Ctrl-C and its exceptions end the run.
+class PythonProgress final : public Progress {
+ public:
+  explicit PythonProgress(py::object callable) : callable_(std::move(callable)) {}
+
+  bool update(double fraction) override {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (callable_.is_none()) return true;
+    const py::object answer = callable_(fraction);
+    return answer.is_none() || answer.cast<bool>();
+  }
+
+ private:
+  py::object callable_;
+};
+
+py::array linkage_matrix(const py::object& y, const std::string& method_name, const std::optional<std::string>& dtype,
+                         std::int64_t memory_limit, std::int64_t n_clusters, std::optional<double> height,
+                         const py::object& progress) {
   const Linkage method = parse_method(method_name);
   const Array array({"linkage", "Y"}, y, Access::read, {1, 2}, kRows, dtype);
   if (array.rank() == 1 && (array.element() == Element::f16 || array.element() == Element::bf16)) {
@@ -30,10 +49,16 @@ py::array linkage_matrix(const py::object& y, const std::string& method_name, co
                          name_of(array.element()));
   }
   std::vector<Merge> merges;
+  PythonProgress told(progress);
+  LinkageOptions options;
+  options.memory_limit = memory_limit;
+  options.n_clusters = n_clusters;
+  if (height) options.height = *height;
+  options.progress = &told;
   {
     const py::gil_scoped_release release;
     if (array.rank() == 2) {
-      merges = linkage_rows(array.view(), method);
+      merges = linkage_rows(array.view(), method, options);
     } else {
       const Values<double> condensed(array);
       merges = linkage(condensed.span(), method);
@@ -57,7 +82,8 @@ Span<const Merge> merges_of(const Array& z, std::vector<Merge>& gathered) {
   return gathered;
 }
 
-py::array cut_tree(const py::object& z, std::optional<std::int64_t> n_clusters, std::optional<double> height) {
+py::array cut_tree(const py::object& z, std::optional<std::int64_t> n_clusters, std::optional<double> height,
+                   std::optional<std::int64_t> n_observations) {
   if (n_clusters.has_value() == height.has_value()) {
     throw std::invalid_argument(std::string("[cut_tree] exactly one of n_clusters and height must be given, got ") +
                                 (height ? "both" : "neither"));
@@ -67,7 +93,12 @@ py::array cut_tree(const py::object& z, std::optional<std::int64_t> n_clusters, 
     throw std::invalid_argument("[cut_tree] Z must have shape (n - 1, 4), got (" + std::to_string(array.shape(0)) +
                                 ", " + std::to_string(array.shape(1)) + ")");
   }
-  py::array_t<std::int64_t> labels = new_labels(array.shape(0) + 1);
+  if (n_observations && *n_observations < array.shape(0) + 1) {
+    throw std::invalid_argument("[cut_tree] n_observations must be at least " + std::to_string(array.shape(0) + 1) +
+                                " for " + std::to_string(array.shape(0)) + " merges, got " +
+                                std::to_string(*n_observations));
+  }
+  py::array_t<std::int64_t> labels = new_labels(n_observations.value_or(array.shape(0) + 1));
   const Span<std::int64_t> out = span_of(labels);
   {
     const py::gil_scoped_release release;
@@ -89,6 +120,22 @@ py::array star(const py::object& d, double threshold, std::int64_t min_clusters)
   {
     const py::gil_scoped_release release;
     star_clusters(distances.view(), threshold, min_clusters, out);
+  }
+  return std::move(labels);
+}
+
+py::array star_rows(const py::object& x, double threshold, std::int64_t min_clusters, std::int64_t memory_limit,
+                    const py::object& progress, const std::optional<std::string>& dtype) {
+  const Array rows({"star_clusters_rows", "X"}, x, Access::read, {2}, kRows, dtype);
+  py::array_t<std::int64_t> labels = new_labels(rows.shape(0));
+  const Span<std::int64_t> out = span_of(labels);
+  PythonProgress told(progress);
+  LinkageOptions options;
+  options.memory_limit = memory_limit;
+  options.progress = &told;
+  {
+    const py::gil_scoped_release release;
+    star_clusters_rows(rows.view(), threshold, min_clusters, out, options);
   }
   return std::move(labels);
 }
@@ -125,8 +172,11 @@ py::tuple allocate(const py::sequence& layers, std::int64_t total, std::int64_t 
 }  // namespace
 
 void register_cluster(py::module_& module) {
-  module.def("linkage", &linkage_matrix, py::arg("Y"), py::arg("method"), py::arg("dtype"));
-  module.def("cut_tree", &cut_tree, py::arg("Z"), py::arg("n_clusters"), py::arg("height"));
+  module.def("linkage", &linkage_matrix, py::arg("Y"), py::arg("method"), py::arg("dtype"), py::arg("memory_limit"),
+             py::arg("n_clusters"), py::arg("height"), py::arg("progress"));
+  module.def("star_clusters_rows", &star_rows, py::arg("X"), py::arg("threshold"), py::arg("min_clusters"),
+             py::arg("memory_limit"), py::arg("progress"), py::arg("dtype"));
+  module.def("cut_tree", &cut_tree, py::arg("Z"), py::arg("n_clusters"), py::arg("height"), py::arg("n_observations"));
   module.def("star_clusters", &star, py::arg("D"), py::arg("threshold"), py::arg("min_clusters"));
   module.def("star_clusters_count", &star_count, py::arg("D"), py::arg("n_clusters"));
   module.def("allocate_experts", &allocate, py::arg("distances_per_layer"), py::arg("total"), py::arg("min_experts"),

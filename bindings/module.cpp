@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "array.hpp"
+#include "stun_ext/cpu.hpp"
 #include "stun_ext/cuda/runtime.hpp"
 #include "stun_ext/executor.hpp"
 #include "stun_ext/version.hpp"
@@ -15,6 +16,12 @@ PYBIND11_MODULE(_core, module) {
   stun_ext::python::register_distance(module);
   stun_ext::python::register_cluster(module);
   stun_ext::python::register_mask(module);
+  module.def("cpu_info", [] {
+    const stun_ext::CpuInfo info = stun_ext::cpu_info();
+    py::list supported;
+    for (const stun_ext::Isa isa : info.supported) supported.append(stun_ext::name_of(isa));
+    return py::make_tuple(info.model, info.features, supported, stun_ext::name_of(info.isa));
+  });
   module.def("num_threads", &stun_ext::num_threads);
   module.def("set_num_threads", &stun_ext::set_num_threads, py::arg("count"));
   module.def("cuda_build_info", &stun_ext::cuda::build_info);

@@ -15,28 +15,50 @@ namespace stun_ext {
 namespace detail {
 namespace {
 
-constexpr std::int64_t kTileCols = 256;
-constexpr std::int64_t kTileRows = 32;
+// Rows in multiples of what the kernels take at once (3 or 5). A pair of tiles and its lanes fit 512 KiB.
+constexpr std::int64_t kRowStep = 15;
+constexpr std::int64_t kTileRows = 60;
+constexpr std::int64_t kTileCols = 128;
+constexpr std::int64_t kTileStride = kTileCols + 8;  // not a power of two, or all rows would share the same cache sets
 
 // The fixed tree that ends every sum over the lanes.
 double sum_lanes(const double* lanes) noexcept {
   return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
+// Some columns of a row, as float64.
+void load_row(const DistanceKernels& kernels, const ConstMatrixView& rows, std::int64_t row, std::int64_t col,
+              std::int64_t cols, double* to) noexcept {
+  const std::int64_t offset = row * rows.row_stride + col;
+  if (rows.col_stride != 1 || rows.dtype == DType::f64 || rows.dtype == DType::i64) {
+    load_block(rows, row, 1, col, cols, to, cols);
+  } else if (rows.dtype == DType::f32) {
+    kernels.widen_f32(static_cast<const float*>(rows.data) + offset, cols, to);
+  } else if (rows.dtype == DType::bf16) {
+    kernels.widen_bf16(static_cast<const std::uint16_t*>(rows.data) + offset, cols, to);
+  } else {
+    kernels.widen_f16(static_cast<const std::uint16_t*>(rows.data) + offset, cols, to);
+  }
+}
+
 // Columns of a block, rounded up to whole lanes; the padding is zero in all rows and adds nothing.
-std::int64_t load_tile(const ConstMatrixView& rows, std::int64_t row, std::int64_t count, std::int64_t col,
-                       std::int64_t cols, double* tile) noexcept {
-  load_block(rows, row, count, col, cols, tile, kTileCols);
+std::int64_t load_tile(const DistanceKernels& kernels, const ConstMatrixView& rows, std::int64_t row,
+                       std::int64_t count, std::int64_t col, std::int64_t cols, double* tile) noexcept {
+  if (rows.col_stride == 1) {
+    for (std::int64_t r = 0; r < count; ++r) load_row(kernels, rows, row + r, col, cols, tile + r * kTileStride);
+  } else {
+    load_block(rows, row, count, col, cols, tile, kTileStride);  // transposed ones by blocks
+  }
   const std::int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
   for (std::int64_t r = 0; r < count; ++r) {
-    for (std::int64_t c = cols; c < padded; ++c) tile[r * kTileCols + c] = 0.0;
+    for (std::int64_t c = cols; c < padded; ++c) tile[r * kTileStride + c] = 0.0;
   }
   return padded;
 }
 
 struct Tiles {
-  std::vector<double> a = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileCols));
-  std::vector<double> b = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileCols));
+  std::vector<double> a = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileStride));
+  std::vector<double> b = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileStride));
   std::vector<double> lanes = std::vector<double>(static_cast<std::size_t>(kTileRows * kTileRows * kLanes));
 };
 
@@ -46,22 +68,26 @@ void distances_of_tile(const ConstMatrixView& rows, std::int64_t i0, std::int64_
   const bool diagonal = i0 == j0;
   for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
     const std::int64_t cols = std::min(kTileCols, rows.cols - col);
-    const std::int64_t padded = load_tile(rows, j0, j_rows, col, cols, tiles.b.data());
+    const std::int64_t padded = load_tile(kernels, rows, j0, j_rows, col, cols, tiles.b.data());
     if (!diagonal) {
-      load_tile(rows, i0, i_rows, col, cols, tiles.a.data());
-      kernels.squared_differences(tiles.a.data(), i_rows, kTileCols, tiles.b.data(), j_rows, kTileCols, padded,
+      load_tile(kernels, rows, i0, i_rows, col, cols, tiles.a.data());
+      kernels.squared_differences(tiles.a.data(), i_rows, kTileStride, tiles.b.data(), j_rows, kTileStride, padded,
                                   tiles.lanes.data());
       continue;
     }
-    for (std::int64_t i = 0; i + 1 < i_rows; ++i) {  // row i with the rows after it
-      kernels.squared_differences(tiles.b.data() + i * kTileCols, 1, kTileCols, tiles.b.data() + (i + 1) * kTileCols,
-                                  j_rows - i - 1, kTileCols, padded,
-                                  tiles.lanes.data() + (i * j_rows + i + 1) * kLanes);
+    for (std::int64_t i = 0; i < i_rows; i += kRowStep) {  // some rows with themselves and those after them
+      const std::int64_t some = std::min(kRowStep, i_rows - i);
+      const double* from = tiles.b.data() + i * kTileStride;
+      kernels.squared_differences(from, some, kTileStride, from, j_rows - i, kTileStride, padded,
+                                  tiles.lanes.data() + i * j_rows * kLanes);
     }
   }
   for (std::int64_t i = 0; i < i_rows; ++i) {
+    const std::int64_t first = diagonal ? i / kRowStep * kRowStep : 0;  // of a strip's columns
+    const double* lanes = tiles.lanes.data() + (first * j_rows + (i - first) * (j_rows - first) - first) * kLanes;
+    if (!diagonal) lanes = tiles.lanes.data() + i * j_rows * kLanes;
     for (std::int64_t j = diagonal ? i + 1 : 0; j < j_rows; ++j) {
-      sink(i0 + i, j0 + j, std::sqrt(sum_lanes(tiles.lanes.data() + (i * j_rows + j) * kLanes)));
+      sink(i0 + i, j0 + j, std::sqrt(sum_lanes(lanes + j * kLanes)));
     }
   }
 }
@@ -71,21 +97,19 @@ double squared_frobenius(const ConstMatrixView& rows, Executor& executor) {
   const DistanceKernels& kernels = STUN_EXT_KERNELS(distance);
   std::vector<double> row_sums(static_cast<std::size_t>(rows.rows));
   auto task = [&](std::int64_t begin, std::int64_t end) {
-    std::vector<double> tile(static_cast<std::size_t>(kTileRows * kTileCols));
-    for (std::int64_t row = begin; row < end; row += kTileRows) {
-      const std::int64_t count = std::min(kTileRows, end - row);
-      double lanes[kTileRows * kLanes] = {};
-      const double zeros[kTileCols] = {};
+    double values[kTileStride];
+    const double zeros[kTileStride] = {};
+    for (std::int64_t row = begin; row < end; ++row) {
+      double lanes[kLanes] = {};
       for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
         const std::int64_t cols = std::min(kTileCols, rows.cols - col);
-        const std::int64_t padded = load_tile(rows, row, count, col, cols, tile.data());
-        kernels.squared_differences(zeros, 1, kTileCols, tile.data(), count, kTileCols, padded, lanes);
+        const std::int64_t padded = load_tile(kernels, rows, row, 1, col, cols, values);
+        kernels.squared_differences(zeros, 1, kTileStride, values, 1, kTileStride, padded, lanes);
       }
-      for (std::int64_t r = 0; r < count; ++r)
-        row_sums[static_cast<std::size_t>(row + r)] = sum_lanes(lanes + r * kLanes);
+      row_sums[static_cast<std::size_t>(row)] = sum_lanes(lanes);
     }
   };
-  executor.parallel_for(rows.rows, kTileRows, task);
+  executor.parallel_for(rows.rows, rows_per_task(rows.cols), task);
   double sum = 0.0;
   for (const double row_sum : row_sums) sum += row_sum;
   return sum;
@@ -151,12 +175,104 @@ void check_rows(const char* operation, const ConstMatrixView& rows, Executor& ex
   check_finite(operation, "rows", rows, executor);
 }
 
+namespace {
+
+template <class Stored>
+void row_with_rows(void (*kernel)(const Stored*, const Stored* const*, std::int64_t, std::int64_t, double*) noexcept,
+                   const ConstMatrixView& rows, std::int64_t i, const std::uint32_t* others, std::int64_t count,
+                   double* lanes) noexcept {
+  const auto* data = static_cast<const Stored*>(rows.data);
+  const Stored* b[kManyRows];
+  for (std::int64_t j = 0; j < count; ++j) b[j] = data + others[j] * rows.row_stride;
+  kernel(data + i * rows.row_stride, b, count, rows.cols, lanes);
+}
+
+}  // namespace
+
+void squared_distances(const ConstMatrixView& rows, std::int64_t i, const std::uint32_t* others, std::int64_t count,
+                       double* out) noexcept {
+  const DistanceKernels& kernels = STUN_EXT_KERNELS(distance);
+  double lanes[kManyRows * kLanes];
+  for (std::int64_t first = 0; first < count; first += kManyRows) {
+    const std::int64_t some = std::min(kManyRows, count - first);
+    const std::uint32_t* some_others = others + first;
+    if (rows.col_stride != 1 || rows.dtype == DType::i64) {
+      double a[kTileCols], b[kTileCols];
+      std::fill(lanes, lanes + some * kLanes, 0.0);
+      for (std::int64_t col = 0; col < rows.cols; col += kTileCols) {
+        const std::int64_t cols = std::min(kTileCols, rows.cols - col);
+        const std::int64_t padded = load_tile(kernels, rows, i, 1, col, cols, a);
+        for (std::int64_t j = 0; j < some; ++j) {
+          load_tile(kernels, rows, some_others[j], 1, col, cols, b);
+          kernels.squared_differences(a, 1, kTileStride, b, 1, kTileStride, padded, lanes + j * kLanes);
+        }
+      }
+    } else if (rows.dtype == DType::f32) {
+      row_with_rows(kernels.row_with_rows_f32, rows, i, some_others, some, lanes);
+    } else if (rows.dtype == DType::bf16) {
+      row_with_rows(kernels.row_with_rows_bf16, rows, i, some_others, some, lanes);
+    } else if (rows.dtype == DType::f16) {
+      row_with_rows(kernels.row_with_rows_f16, rows, i, some_others, some, lanes);
+    } else {
+      row_with_rows(kernels.row_with_rows_f64, rows, i, some_others, some, lanes);
+    }
+    for (std::int64_t j = 0; j < some; ++j) out[first + j] = sum_lanes(lanes + j * kLanes);
+  }
+}
+
+double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_t j) noexcept {
+  const auto other = static_cast<std::uint32_t>(j);
+  double squared;
+  squared_distances(rows, i, &other, 1, &squared);
+  return squared;
+}
+
+void SquaredDistanceBlock::compute(const ConstMatrixView& rows, const std::uint32_t* a, std::int64_t na,
+                                   const std::uint32_t* b, std::int64_t nb, double* out) {
+  if (na == 1 || nb == 1) {
+    if (na == 1) return squared_distances(rows, a[0], b, nb, out);
+    return squared_distances(rows, b[0], a, na, out);
+  }
+  const DistanceKernels& kernels = STUN_EXT_KERNELS(distance);
+  const auto grow = [](std::vector<double>& buffer, std::int64_t size) {
+    if (static_cast<std::int64_t>(buffer.size()) < size) buffer.resize(static_cast<std::size_t>(size));
+  };
+  grow(tile_a_, kTileRows * kTileStride);
+  grow(tile_b_, kTileRows * kTileStride);
+  grow(lanes_, kTileRows * kTileRows * kLanes);
+  for (std::int64_t i0 = 0; i0 < na; i0 += kTileRows) {
+    const std::int64_t i_rows = std::min(kTileRows, na - i0);
+    for (std::int64_t j0 = 0; j0 < nb; j0 += kTileRows) {
+      const std::int64_t j_rows = std::min(kTileRows, nb - j0);
+      std::fill(lanes_.begin(), lanes_.begin() + i_rows * j_rows * kLanes, 0.0);
+      for (std::int64_t col = 0; col < cols_; col += kTileCols) {
+        const std::int64_t cols = std::min(kTileCols, cols_ - col);
+        std::int64_t padded = 0;
+        for (std::int64_t r = 0; r < i_rows; ++r) {
+          padded = load_tile(kernels, rows, a[i0 + r], 1, col, cols, tile_a_.data() + r * kTileStride);
+        }
+        for (std::int64_t r = 0; r < j_rows; ++r) {
+          load_tile(kernels, rows, b[j0 + r], 1, col, cols, tile_b_.data() + r * kTileStride);
+        }
+        kernels.squared_differences(tile_a_.data(), i_rows, kTileStride, tile_b_.data(), j_rows, kTileStride, padded,
+                                    lanes_.data());
+      }
+      for (std::int64_t i = 0; i < i_rows; ++i) {
+        for (std::int64_t j = 0; j < j_rows; ++j) {
+          out[(i0 + i) * nb + j0 + j] = sum_lanes(lanes_.data() + (i * j_rows + j) * kLanes);
+        }
+      }
+    }
+  }
+}
+
 void for_each_distance(const ConstMatrixView& rows, PairSink sink, Executor& executor) {
   const DistanceKernels& kernels = STUN_EXT_KERNELS(distance);
   const std::int64_t n = rows.rows;
   // Smaller tiles where there would be too few for every thread; the sums do not depend on it.
-  std::int64_t tile = kTileRows;
-  while (tile > 8 && (n / tile) * (n / tile) / 2 < 4 * executor.concurrency()) tile /= 2;
+  std::int64_t parts = (n + kTileRows - 1) / kTileRows;
+  while (parts * (parts + 1) / 2 < 4 * executor.concurrency() && n / parts > kRowStep) ++parts;
+  const std::int64_t tile = ((n + parts - 1) / parts + kRowStep - 1) / kRowStep * kRowStep;
   const std::int64_t tiles = (n + tile - 1) / tile;
   auto task = [&](std::int64_t begin, std::int64_t end) {
     Tiles buffers;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <vector>
 
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
@@ -25,6 +27,27 @@ class PairSink {
 
 /// Shape, dtype and finiteness of observations [n >= 1, d >= 1].
 void check_rows(const char* operation, const ConstMatrixView& rows, Executor& executor);
+
+/// d² between rows i and j: the bits of for_each_distance before its square root. Any strides; no allocation.
+double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_t j) noexcept;
+
+/// d² between row i and `count` others.
+void squared_distances(const ConstMatrixView& rows, std::int64_t i, const std::uint32_t* others, std::int64_t count,
+                       double* out) noexcept;
+
+/// Squared distances between two sets of rows, the same bits again. Keeps its workspace.
+class SquaredDistanceBlock {
+ public:
+  explicit SquaredDistanceBlock(std::int64_t cols) : cols_(cols) {}
+
+  /// out[i · nb + j] for rows a[i] and b[j].
+  void compute(const ConstMatrixView& rows, const std::uint32_t* a, std::int64_t na, const std::uint32_t* b,
+               std::int64_t nb, double* out);
+
+ private:
+  std::int64_t cols_;
+  std::vector<double> tile_a_, tile_b_, lanes_;
+};
 
 /// Distances of all pairs of checked rows, see pairwise_distances.
 void for_each_distance(const ConstMatrixView& rows, PairSink sink, Executor& executor);

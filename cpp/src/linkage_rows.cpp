@@ -6,45 +6,71 @@
 #include "agglomerate.hpp"
 #include "check.hpp"
 #include "distance.hpp"
+#include "low_memory_linkage.hpp"
 #include "stun_ext/cluster.hpp"
-#include "stun_ext/distance.hpp"
+#include "ticker.hpp"
 
 namespace stun_ext {
+namespace {
 
-std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const LinkageOptions& options,
-                                Executor& executor) {
-  constexpr const char* kOperation = "linkage";
-  detail::check_method(method);
-  detail::check_rows(kOperation, rows, executor);
-  if (options.n_clusters < 1 || options.n_clusters > rows.rows) {
-    detail::fail(kOperation, "n_clusters must be in [1, ", rows.rows, "], got ", options.n_clusters);
+constexpr const char* kOperation = "linkage";
+
+// Without a limit: the n×n matrix up to here, and rounds with half of it beyond.
+constexpr double kMatrixUpTo = 2.0 * (1 << 30);
+
+void check_options(const LinkageOptions& options, std::int64_t n) {
+  if (options.n_clusters < 1 || options.n_clusters > n) {
+    detail::fail(kOperation, "n_clusters must be in [1, ", n, "], got ", options.n_clusters);
   }
   if (std::isnan(options.height)) detail::fail(kOperation, "height must not be NaN");
   if (options.memory_limit < 0) {
     detail::fail(kOperation, "memory_limit must not be negative, got ", options.memory_limit);
   }
+}
+
+}  // namespace
+
+std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const LinkageOptions& options,
+                                Executor& executor) {
+  detail::check_method(method);
+  check_options(options, std::max<std::int64_t>(rows.rows, 1));
+  const std::int64_t n = rows.rows;
+  const bool is_limited = options.memory_limit > 0;
+  const double limit = is_limited ? static_cast<double>(options.memory_limit) : kMatrixUpTo;
+  const bool fits = detail::ClusterDistances::bytes(std::max<std::int64_t>(n, 1)) <= limit;
+  detail::MemoryPlan plan;
+  if (!fits) {
+    if (n > std::numeric_limits<std::int32_t>::max() / 2) {
+      detail::fail(kOperation, "rows must be at most 2^30 in number, got ", n);
+    }
+    const std::int64_t d = std::max<std::int64_t>(rows.cols, 1);
+    const double usable = is_limited ? limit : std::max(0.5 * limit, 1024.0 * static_cast<double>(n));
+    plan = detail::MemoryPlan::of(usable, n, d, method, executor.concurrency());
+    if (plan.block_rows == 0) {
+      detail::fail(kOperation, "memory_limit must be at least ",
+                   detail::MemoryPlan::least(n, d, method, executor.concurrency()), " bytes for ", n, " rows of ", d,
+                   " columns, got ", options.memory_limit);
+    }
+  }
+  detail::check_rows(kOperation, rows, executor);
+  detail::Ticker ticker(kOperation, options.progress);
+  const detail::Stop stop = {options.n_clusters, options.height};
   // Ward and centroid square the distances.
   const bool squares = method == Linkage::ward || method == Linkage::centroid;
-  const double limit = squares ? 1e150 : std::numeric_limits<double>::max();
-  detail::ClusterDistances distances(rows.rows);
+  const double most = squares ? 1e150 : std::numeric_limits<double>::max();
+  if (!fits) return detail::low_memory_linkage(rows, method, plan, stop, executor, ticker);
+
+  detail::ClusterDistances distances(n);
   auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
-    if (!(distance <= limit)) {
-      detail::fail(kOperation, "distances must be at most ", limit, " for this method, got ", distance,
+    if (!(distance <= most)) {
+      detail::fail(kOperation, "distances must be at most ", most, " for this method, got ", distance,
                    " for the pair (", i, ", ", j, ")");
     }
     distances.set(i, j, distance);
   };
   detail::for_each_distance(rows, sink, executor);
-  return detail::agglomerate(std::move(distances), detail::Clusters::singletons(rows.rows), method,
-                             {options.n_clusters, options.height}, executor);
-}
-
-std::int64_t star_clusters_rows(ConstMatrixView rows, double threshold, std::int64_t min_clusters,
-                                Span<std::int64_t> labels, const LinkageOptions& /*options*/, Executor& executor) {
-  std::vector<double> matrix(static_cast<std::size_t>(rows.rows) * static_cast<std::size_t>(rows.rows));
-  const MatrixView view = {matrix.data(), rows.rows, rows.rows, rows.rows, 1, DType::f64};
-  pairwise_distances(rows, false, view, executor);
-  return star_clusters(view, threshold, min_clusters, labels);
+  ticker.tick(0.5);
+  return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, stop, executor);
 }
 
 }  // namespace stun_ext

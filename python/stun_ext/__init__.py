@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stun_ext.checkpoint import save_pretrained as save_pretrained
     from stun_ext.models import analyze as analyze
     from stun_ext.models import from_pretrained as from_pretrained
+    from stun_ext.ops import cpu_info as cpu_info
     from stun_ext.pipeline import collect_statistics as collect_statistics
     from stun_ext.pipeline import prune as prune
     from stun_ext.recipe import Recipe as Recipe
@@ -28,6 +29,7 @@ except PackageNotFoundError:  # the source tree without an installation
 _LAZY = {
     "analyze": "stun_ext.models",
     "collect_statistics": "stun_ext.pipeline",
+    "cpu_info": "stun_ext.ops",
     "from_pretrained": "stun_ext.models",
     "ops": "",
     "prune": "stun_ext.pipeline",

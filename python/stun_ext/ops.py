@@ -18,7 +18,7 @@ threads and every instruction set.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -37,6 +37,7 @@ __all__ = [
     "apply_mask_",
     "build_info",
     "coactivation_distances",
+    "cpu_info",
     "cut_tree",
     "linkage",
     "mixed_distances",
@@ -46,6 +47,7 @@ __all__ = [
     "set_num_threads",
     "star_clusters",
     "star_clusters_count",
+    "star_clusters_rows",
     "wanda_mask",
     "wanda_prune_",
     "wanda_scores",
@@ -196,7 +198,16 @@ def star_clusters_count(D: ArrayT, n_clusters: int) -> tuple[ArrayT, float]:
     return _like(D, labels), threshold
 
 
-def linkage(Y: ArrayT, method: str, *, dtype: BitsName | None = None) -> ArrayT:
+def linkage(
+    Y: ArrayT,
+    method: str,
+    *,
+    memory_limit: int | None = None,
+    n_clusters: int = 1,
+    height: float | None = None,
+    progress: Callable[[float], bool | None] | None = None,
+    dtype: BitsName | None = None,
+) -> ArrayT:
     """Agglomerative clustering, in SciPy's layout.
 
     Equal to ``scipy.cluster.hierarchy.linkage`` where the distances met are distinct. Among equal distances
@@ -205,32 +216,57 @@ def linkage(Y: ArrayT, method: str, *, dtype: BitsName | None = None) -> ArrayT:
     Args:
         Y: Condensed distances, [n * (n - 1) / 2], float32 or float64, finite; or observations, [n, d],
             float32, float16, bfloat16 or float64. A 2-D array always means observations. Condensed distances
-            that are not contiguous float64 are converted.
+            that are not contiguous float64 are converted. Observations may be memory-mapped.
         method: "single", "complete", "average", "ward" or "centroid"; the last two need observations.
+        memory_limit: Observations only: bytes of working memory. Below what a matrix of n * n distances needs,
+            they are computed in several passes over the observations; the merges are the same, heights within
+            1e-9 (relative). None: the matrix up to 2 GiB.
+        n_clusters: Observations only: end when so many clusters are left.
+        height: Observations only: end before the first merge above it.
+        progress: Observations only: called now and then with the fraction done; returning False ends the run
+            with RuntimeError.
         dtype: "bfloat16" if Y holds bfloat16 bits as uint16.
 
     Returns:
-        float64 [n - 1, 4]: for each merge its two clusters (lower id first; n + i is the cluster made by
-        merge i), its height, and its number of observations. Centroid heights can decrease.
+        float64 [n - 1, 4], or fewer rows if the run ends early: for each merge its two clusters (lower id first;
+        n + i is the cluster made by merge i), its height, and its number of observations. Centroid heights can
+        decrease.
 
     Raises:
         TypeError: Y is no array, or of another dtype.
         ValueError: An unknown method, ward or centroid on condensed distances, an impossible length, NaN or
-            Inf.
+            Inf, an option for observations with condensed distances, a `memory_limit` that is too low (the
+            message says what is needed), `n_clusters` out of its range, or a `height` that is NaN.
+        RuntimeError: `progress` ended the run.
     """
-    return _like(Y, _core.linkage(_host("linkage", "Y", Y), method, dtype))
+    host = _host("linkage", "Y", Y)
+    options = {"memory_limit": memory_limit, "height": height, "progress": progress}
+    given = [name for name, value in options.items() if value is not None] + ["n_clusters"] * (
+        n_clusters != 1
+    )
+    if given and getattr(host, "ndim", 2) == 1:
+        raise ValueError(f"[linkage] {given[0]} is for observations (2-D), got condensed distances (1-D)")
+    limit = _memory_limit("linkage", memory_limit)
+    return _like(Y, _core.linkage(host, method, dtype, limit, n_clusters, height, progress))
 
 
-def cut_tree(Z: ArrayT, n_clusters: int | None = None, height: float | None = None) -> ArrayT:
+def cut_tree(
+    Z: ArrayT,
+    n_clusters: int | None = None,
+    height: float | None = None,
+    *,
+    n_observations: int | None = None,
+) -> ArrayT:
     """Flat clusters of a dendrogram, by number or by height (give exactly one).
 
     By number, the first n - n_clusters merges are applied. By height, a merge is applied if it and all merges
     below it are at most `height`, as ``scipy.cluster.hierarchy.fcluster(criterion="distance")`` does.
 
     Args:
-        Z: Linkage matrix, [n - 1, 4], float64: from `linkage` or from SciPy.
-        n_clusters: In [1, n].
+        Z: Linkage matrix, [n - 1, 4], float64: from `linkage` or from SciPy; or its first rows.
+        n_clusters: In [1, n]; at least n - len(Z).
         height: Any number but NaN.
+        n_observations: n, if Z holds only the first rows.
 
     Returns:
         int64 [n]: the lowest observation in each observation's cluster.
@@ -240,7 +276,42 @@ def cut_tree(Z: ArrayT, n_clusters: int | None = None, height: float | None = No
         ValueError: Z is no dendrogram, both or neither of the other arguments are given, or one is out of its
             range.
     """
-    return _like(Z, _core.cut_tree(_host("cut_tree", "Z", Z), n_clusters, height))
+    return _like(Z, _core.cut_tree(_host("cut_tree", "Z", Z), n_clusters, height, n_observations))
+
+
+def star_clusters_rows(
+    X: ArrayT,
+    threshold: float,
+    min_clusters: int = 1,
+    *,
+    memory_limit: int | None = None,
+    progress: Callable[[float], bool | None] | None = None,
+    dtype: BitsName | None = None,
+) -> ArrayT:
+    """The star rule on the distances between rows, without a matrix of them: see `star_clusters`.
+
+    Only the pairs below the threshold are held (about 25 bytes each), so that a huge router can be clustered.
+    Distances are float64, where `pairwise_distances` gives float32.
+
+    Args:
+        X: Rows, [n, d], as in `pairwise_distances`; may be memory-mapped.
+        threshold: Any number but NaN; compared strictly.
+        min_clusters: Fewest clusters to leave, in [1, n].
+        memory_limit: Bytes of working memory. None: about 2 GiB.
+        progress: As in `linkage`.
+        dtype: "bfloat16" if X holds bfloat16 bits as uint16.
+
+    Returns:
+        int64 [n]: the lowest row in each row's cluster.
+
+    Raises:
+        TypeError: X is no array, or of another dtype.
+        ValueError: An argument is out of its range, NaN or Inf, or `memory_limit` does not hold the pairs.
+        RuntimeError: `progress` ended the run.
+    """
+    limit = _memory_limit("star_clusters_rows", memory_limit)
+    rows = _host("star_clusters_rows", "X", X)
+    return _like(X, _core.star_clusters_rows(rows, threshold, min_clusters, limit, progress, dtype))
 
 
 def allocate_experts(
@@ -406,6 +477,20 @@ def set_num_threads(n: int) -> None:
     _core.set_num_threads(n)
 
 
+def cpu_info() -> dict[str, Any]:
+    """The processor as the core sees it.
+
+    Returns:
+        ``model`` (its name), ``features`` (instruction set extensions), ``supported`` (instruction sets with
+        kernels that run here, slowest first) and ``isa`` (the one in use: STUN_EXT_ISA, else the fastest).
+
+    Raises:
+        RuntimeError: STUN_EXT_ISA names something that is unknown or not supported here.
+    """
+    model, features, supported, isa = _core.cpu_info()
+    return {"model": model, "features": features, "supported": supported, "isa": isa}
+
+
 def build_info() -> dict[str, Any]:
     """Version, CUDA runtime and devices, and threads of the core that is loaded."""
     return {
@@ -436,6 +521,14 @@ def _host(operation: str, name: str, array: Any) -> Any:
     if array.is_meta:
         raise ValueError(f"[{operation}] {name} must hold values, got a tensor on the meta device")
     return array.detach().cpu()
+
+
+def _memory_limit(operation: str, memory_limit: int | None) -> int:
+    if memory_limit is None:
+        return 0
+    if memory_limit < 1:
+        raise ValueError(f"[{operation}] memory_limit must be a positive number of bytes, got {memory_limit}")
+    return int(memory_limit)
 
 
 def _norms(operation: str, input_sq_norm: Any) -> Any:

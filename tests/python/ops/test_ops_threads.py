@@ -50,6 +50,7 @@ def workloads() -> dict[str, Callable[[], Any]]:
         "mixed_distances": lambda: ops.mixed_distances(rows, counts[:400, :400], 0.3),
         "star_clusters": lambda: ops.star_clusters(D, 40.0),
         "star_clusters_count": lambda: ops.star_clusters_count(D, 100),
+        "star_clusters_rows": lambda: ops.star_clusters_rows(rows, 30.0),
         "linkage": lambda: ops.linkage(rows, "average"),
         "cut_tree": lambda: ops.cut_tree(chain, n_clusters=1000),
         "allocate_experts": lambda: ops.allocate_experts([D[:200, :200], D[200:, 200:]], 150),
@@ -62,7 +63,9 @@ def workloads() -> dict[str, Callable[[], Any]]:
 
 
 OPS = [
-    name for name in ops.__all__ if name not in {"Allocation", "build_info", "num_threads", "set_num_threads"}
+    name
+    for name in ops.__all__
+    if name not in {"Allocation", "build_info", "cpu_info", "num_threads", "set_num_threads"}
 ]
 
 

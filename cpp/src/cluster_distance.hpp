@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "distance.hpp"
+#include "forest.hpp"
+#include "stun_ext/view.hpp"
+
+namespace stun_ext::detail {
+
+/// Sums of the rows of clusters, in float64, in an order that their merges fix: S(x ∪ y) = S(x) + S(y). As many as the
+/// memory allows are kept; the others are summed again from the rows.
+class CentroidSums {
+ public:
+  /// @param memory  bytes for sums that are kept.
+  CentroidSums(const ConstMatrixView& rows, const Forest& forest, double memory);
+
+  /// Tells that the forest has just merged `first` and `second` into `id`.
+  void merged(std::uint32_t first, std::uint32_t second, std::uint32_t id);
+
+  std::int64_t cols() const noexcept { return rows_.cols; }
+
+  /// Writes the centroid, [d]. From several threads, but not while merged() runs.
+  void centroid(std::uint32_t id, double* out) const;
+
+ private:
+  static constexpr std::uint32_t kNone = 0xffffffffu;
+  void sum(std::uint32_t id, double* out) const;
+  double* buffer(std::uint32_t place) noexcept { return kept_.data() + place * static_cast<std::size_t>(rows_.cols); }
+
+  const ConstMatrixView& rows_;
+  const Forest& forest_;
+  std::vector<double> kept_;
+  std::vector<std::uint32_t> free_;   ///< places in kept_
+  std::vector<std::uint32_t> place_;  ///< by id; kNone: not kept
+};
+
+/// Distances between clusters of a forest for average, Ward and centroid linkage, from their rows. One thread's.
+///
+/// For small clusters the recurrence is followed through their merges: the very bits that an agglomeration with all
+/// distances at hand has, so that ties stay ties. For large ones, where that would cost |A|·|B| distances and a tie is
+/// no longer anything but rounding, it is the mean distance, or that of the centroids.
+class ClusterDistance {
+ public:
+  /// @param sums  for Ward and centroid.
+  ClusterDistance(const ConstMatrixView& rows, Linkage method, const Forest& forest, const CentroidSums* sums);
+
+  /// Up to so many pairs of rows the recurrence is followed.
+  static constexpr std::int64_t recurrence_pairs(Linkage method) noexcept {
+    return method == Linkage::average ? 1 << 16 : 1 << 10;  // the mean costs as many distances, centroids do not
+  }
+
+  /// @param a, b  ids of two clusters that exist at the same time.
+  double operator()(std::uint32_t a, std::uint32_t b);
+
+  /// Distance by centroids alone, weighted for Ward: within 1e-9 (relative) of operator().
+  double from_centroids(const double* a, double size_a, const double* b, double size_b) const noexcept;
+
+ private:
+  double by_recurrence(std::uint32_t a, std::uint32_t b);
+  double mean(std::uint32_t a, std::uint32_t b);
+  void collect(std::uint32_t id, std::vector<std::uint32_t>& members);
+
+  const ConstMatrixView& rows_;
+  Linkage method_;
+  const Forest& forest_;
+  const CentroidSums* sums_;
+  SquaredDistanceBlock block_;
+  std::vector<std::uint32_t> members_a_, members_b_, merges_a_, merges_b_, stack_;
+  std::vector<double> matrix_, size_a_, size_b_;
+  std::vector<std::uint32_t> active_a_, active_b_;
+  std::vector<std::uint32_t> place_;  ///< of a row among its cluster's; by row, sized when first needed
+  std::vector<double> centroids_;     ///< [2, d]
+};
+
+}  // namespace stun_ext::detail
