@@ -70,8 +70,8 @@ GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
     largest[static_cast<std::size_t>(begin / grain)] = most;
   };
   executor.parallel_for(rows.rows, grain, task);
-  const double most = *std::max_element(largest.begin(), largest.end()) * std::sqrt(static_cast<double>(rows.cols));
-  if (most > 0.0) frame.scale = std::ldexp(1.0, -std::ilogb(most) - 1);
+  frame.radius = *std::max_element(largest.begin(), largest.end()) * std::sqrt(static_cast<double>(rows.cols));
+  if (frame.radius > 0.0 && std::isfinite(frame.radius)) frame.scale = std::ldexp(1.0, -std::ilogb(frame.radius) - 1);
   return frame;
 }
 

@@ -20,6 +20,7 @@ const GramKernels& gram_kernels();
 /// A common origin and scale for all rows: distances do not depend on them, but rounding does.
 struct GramFrame {
   std::vector<double> center;  ///< [d], about the mean of the rows
+  double radius = 0.0;         ///< no row is farther from the centre; +Inf beyond float64
   double scale = 1.0;          ///< a power of two that brings the centred rows near 1
 
   /// From all rows (or, where there are many, from an evenly spaced sample of them).

@@ -8,6 +8,7 @@
 
 #include "agglomerate.hpp"
 #include "check.hpp"
+#include "lance_williams.hpp"
 #include "stun_ext/cluster.hpp"
 
 namespace stun_ext {
@@ -44,41 +45,6 @@ Minimum lowest(const double* row, const double* penalty, std::int64_t count) noe
   while (row[place] + penalty[place] != value) ++place;
   return {value, place};
 }
-
-// Lance–Williams in SciPy's order of operations (x and y merge at d_xy; d_xi, d_yi: their distances to i), so that
-// heights agree to the last bits. Average, Ward and single distances cannot fall below the lower of the two, nor
-// average ones exceed the higher; holding them there keeps heights monotone and ties tied in spite of rounding.
-struct Single {
-  double operator()(double d_xi, double d_yi, double) const noexcept { return d_xi < d_yi ? d_xi : d_yi; }
-};
-struct Complete {
-  double operator()(double d_xi, double d_yi, double) const noexcept { return d_xi > d_yi ? d_xi : d_yi; }
-};
-struct Average {
-  double size_x, size_y, d_xy;
-  double operator()(double d_xi, double d_yi, double) const noexcept {
-    const double mean = (size_x * d_xi + size_y * d_yi) / (size_x + size_y);
-    return std::min(std::max(std::min(d_xi, d_yi), mean), std::max(d_xi, d_yi));  // NaN becomes the lower
-  }
-};
-struct Ward {
-  double size_x, size_y, d_xy;
-  double operator()(double d_xi, double d_yi, double size_i) const noexcept {
-    const double t = 1.0 / (size_x + size_y + size_i);
-    const double squared =
-        (size_i + size_x) * t * d_xi * d_xi + (size_i + size_y) * t * d_yi * d_yi - size_i * t * d_xy * d_xy;
-    return std::max(std::sqrt(std::max(squared, 0.0)), std::min(d_xi, d_yi));
-  }
-};
-struct Centroid {
-  double size_x, size_y, d_xy;
-  double operator()(double d_xi, double d_yi, double) const noexcept {
-    const double size = size_x + size_y;
-    const double squared =
-        (((size_x * d_xi * d_xi) + (size_y * d_yi * d_yi)) - (size_x * size_y * d_xy * d_xy) / size) / size;
-    return std::sqrt(std::max(squared, 0.0));
-  }
-};
 
 /// Greedy agglomeration, after the generic algorithm of Müllner (arXiv 1109.2378), arranged for SciPy's numbering:
 /// slots are in the order of the cluster ids, a new cluster takes a new slot at the end, and a pair belongs to its
@@ -118,21 +84,21 @@ class Agglomeration {
       const double height = bound_[y];
       if (height > stop.height) break;
       merges.push_back({static_cast<double>(id_[x]), static_cast<double>(id_[y]), height, size_[x] + size_[y]});
-      switch (method) {
+      switch (method) {  // outside the loops over a row
         case Linkage::single:
-          merge(x, y, Single{});
+          merge<Linkage::single>(x, y, height);
           break;
         case Linkage::complete:
-          merge(x, y, Complete{});
+          merge<Linkage::complete>(x, y, height);
           break;
         case Linkage::average:
-          merge(x, y, Average{size_[x], size_[y], height});
+          merge<Linkage::average>(x, y, height);
           break;
         case Linkage::ward:
-          merge(x, y, Ward{size_[x], size_[y], height});
+          merge<Linkage::ward>(x, y, height);
           break;
         case Linkage::centroid:
-          merge(x, y, Centroid{size_[x], size_[y], height});
+          merge<Linkage::centroid>(x, y, height);
           break;
       }
     }
@@ -182,8 +148,12 @@ class Agglomeration {
     }
   }
 
-  template <class Update>
-  void merge(std::size_t x, std::size_t y, const Update& update) {
+  template <Linkage method>
+  void merge(std::size_t x, std::size_t y, double height) {
+    const double size_x = size_[x], size_y = size_[y];
+    const auto update = [=](double d_xi, double d_yi, double size_i) noexcept {
+      return lance_williams(method, d_xi, d_yi, height, size_x, size_y, size_i);
+    };
     penalty_[x] = penalty_[y] = kInfinity;
     bound_[x] = bound_[y] = kInfinity;
     active_ -= 2;

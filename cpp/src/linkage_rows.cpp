@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -23,9 +24,7 @@ void check_options(const LinkageOptions& options, std::int64_t n) {
     detail::fail(kOperation, "n_clusters must be in [1, ", n, "], got ", options.n_clusters);
   }
   if (std::isnan(options.height)) detail::fail(kOperation, "height must not be NaN");
-  if (options.memory_limit < 0) {
-    detail::fail(kOperation, "memory_limit must not be negative, got ", options.memory_limit);
-  }
+  detail::check_memory_limit(kOperation, options.memory_limit);
 }
 
 }  // namespace
@@ -35,22 +34,12 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   detail::check_method(method);
   check_options(options, std::max<std::int64_t>(rows.rows, 1));
   const std::int64_t n = rows.rows;
-  const bool is_limited = options.memory_limit > 0;
-  const double limit = is_limited ? static_cast<double>(options.memory_limit) : kMatrixUpTo;
+  const double limit = options.memory_limit > 0 ? static_cast<double>(options.memory_limit) : kMatrixUpTo;
   const bool fits = detail::ClusterDistances::bytes(std::max<std::int64_t>(n, 1)) <= limit;
   detail::MemoryPlan plan;
   if (!fits) {
-    if (n > std::numeric_limits<std::int32_t>::max() / 2) {
-      detail::fail(kOperation, "rows must be at most 2^30 in number, got ", n);
-    }
-    const std::int64_t d = std::max<std::int64_t>(rows.cols, 1);
-    const double usable = is_limited ? limit : std::max(0.5 * limit, 1024.0 * static_cast<double>(n));
-    plan = detail::MemoryPlan::of(usable, n, d, method, executor.concurrency());
-    if (plan.block_rows == 0) {
-      detail::fail(kOperation, "memory_limit must be at least ",
-                   detail::MemoryPlan::least(n, d, method, executor.concurrency()), " bytes for ", n, " rows of ", d,
-                   " columns, got ", options.memory_limit);
-    }
+    const double usual = std::max(0.5 * kMatrixUpTo, 1024.0 * static_cast<double>(n));
+    plan = detail::MemoryPlan::of(kOperation, options.memory_limit, usual, rows, method, executor.concurrency());
   }
   detail::check_rows(kOperation, rows, executor);
   detail::Ticker ticker(kOperation, options.progress);

@@ -59,7 +59,7 @@ class Rounds {
         stop_(stop),
         executor_(executor),
         ticker_(ticker),
-        frame_(GramFrame::of(rows, executor)),
+        frame_(frame_of(kOperation, rows, executor)),
         forest_(rows.rows) {
     if (is_by_centroid(method)) sums_ = std::make_unique<CentroidSums>(rows, forest_, plan.sums);
     distance_ = std::make_unique<ClusterDistance>(rows, method, forest_, sums_.get());
@@ -240,31 +240,48 @@ constexpr double kLeastPairs = 1024.0;
 
 }  // namespace
 
-MemoryPlan MemoryPlan::of(double limit, std::int64_t n, std::int64_t d, Linkage method, int threads) noexcept {
+MemoryPlan MemoryPlan::of(const char* operation, std::int64_t asked, double usual, const ConstMatrixView& rows,
+                          Linkage method, int threads) {
+  const std::int64_t n = rows.rows, d = std::max<std::int64_t>(rows.cols, 1);
+  if (n > std::int64_t{1} << 30) fail(operation, "rows must be at most 2^30 in number, got ", n);
   MemoryPlan plan;
+  const double least = fixed_bytes(n, d) + pass_bytes(kLeastRows, d, method, threads) + kLeastPairs * kBytesPerPair;
+  const double limit = asked > 0 ? static_cast<double>(asked) : std::max(usual, least);
+  if (limit < least) {
+    fail(operation, "memory_limit must be at least ", static_cast<std::int64_t>(std::ceil(least)), " bytes for ", n,
+         " rows of ", d, " columns, got ", asked, " (fewer threads need less: ", threads, " now)");
+  }
   const double free = limit - fixed_bytes(n, d);
-  for (std::int64_t rows = 512; rows >= kLeastRows; rows /= 2) {
-    const double pass = pass_bytes(rows, d, method, threads);
-    if (pass > (rows == kLeastRows ? free - kLeastPairs * kBytesPerPair : 0.3 * free)) continue;
-    if (rows > kLeastRows && n <= rows / 2) continue;  // one block would do
-    const double left = free - pass;
-    const double panel = GramPanel::bytes(GramPanel::Side::a, rows, d);
-    plan.block_rows = rows;
-    plan.super_blocks = 1 + static_cast<std::int64_t>(std::min(0.25 * left / panel, static_cast<double>(n / rows)));
-    const double panels = panel * static_cast<double>(plan.super_blocks - 1);
-    plan.sums = is_by_centroid(method) ? 0.4 * left : 0.0;
-    const double rest = left - panels - plan.sums;
-    plan.matrix = rest;
-    const double all = 0.5 * static_cast<double>(n) * static_cast<double>(n - 1) + 2.0;
-    plan.pairs = static_cast<std::size_t>(std::min(rest / kBytesPerPair, all));
+  plan.block_rows = kLeastRows;
+  for (std::int64_t block = 512; block > kLeastRows; block /= 2) {
+    if (n <= block / 2) continue;  // smaller ones hold all rows, too
+    if (pass_bytes(block, d, method, threads) > 0.3 * free) continue;
+    plan.block_rows = block;
     break;
   }
+  const double left = free - pass_bytes(plan.block_rows, d, method, threads);
+  const double panel = GramPanel::bytes(GramPanel::Side::a, plan.block_rows, d);
+  const auto blocks = static_cast<double>(n / plan.block_rows);
+  plan.super_blocks = 1 + static_cast<std::int64_t>(std::min(0.25 * left / panel, blocks));
+  plan.sums = is_by_centroid(method) ? 0.4 * left : 0.0;
+  plan.matrix = left - panel * static_cast<double>(plan.super_blocks - 1) - plan.sums;
+  const double all = 0.5 * static_cast<double>(n) * static_cast<double>(n - 1) + 2.0;
+  plan.pairs = static_cast<std::size_t>(std::min(plan.matrix / kBytesPerPair, all));
   return plan;
 }
 
-std::int64_t MemoryPlan::least(std::int64_t n, std::int64_t d, Linkage method, int threads) noexcept {
-  return static_cast<std::int64_t>(
-      std::ceil(fixed_bytes(n, d) + pass_bytes(kLeastRows, d, method, threads) + kLeastPairs * kBytesPerPair + 1.0));
+void check_memory_limit(const char* operation, std::int64_t memory_limit) {
+  if (memory_limit < 0) fail(operation, "memory_limit must not be negative, got ", memory_limit);
+}
+
+GramFrame frame_of(const char* operation, const ConstMatrixView& rows, Executor& executor) {
+  GramFrame frame = GramFrame::of(rows, executor);
+  constexpr double kFarthest = 1e150;
+  if (!(2.0 * frame.radius <= kFarthest)) {
+    fail(operation, "distances must be at most ", kFarthest, " without a matrix of them, but rows may be ",
+         2.0 * frame.radius, " apart");
+  }
+  return frame;
 }
 
 std::vector<Merge> low_memory_linkage(const ConstMatrixView& rows, Linkage method, const MemoryPlan& plan, Stop stop,

@@ -157,27 +157,23 @@ bool SparseAgglomeration::take_over(std::uint32_t index, const std::uint32_t* wi
   Edge& edge = edges_[index];
   const std::uint32_t own = from_x ? x : y;
   const std::uint32_t third = edge.low == own ? edge.high : edge.low;
-  double distance = edge.distance;
-  bool is_bound = edge.is_bound;
   if (with == nullptr && method_ == Linkage::complete) {
     edge.low = kGone;
     return false;
   }
-  {
-    const double other = with != nullptr ? edges_[*with].distance : unknown_bound(from_x ? y : x, third);
-    const double d_x = from_x ? edge.distance : other;
-    const double d_y = from_x ? other : edge.distance;
-    is_bound = with == nullptr || is_bound || edges_[*with].is_bound;
-    distance = lance_williams(method_, d_x, d_y, height, size_[x], size_[y], size_[third]);
-    if (method_ != Linkage::complete) {
-      // Distances of large clusters are not made by the recurrence: see ClusterDistance.
-      const double pairs = (size_[x] + size_[y]) * size_[third];
-      is_bound = is_bound || pairs > static_cast<double>(ClusterDistance::recurrence_pairs(method_));
-    }
-    if (is_bound) {
-      const double slack = 1e-11 * (d_x * d_x + d_y * d_y + height * height);
-      distance = std::sqrt(std::max(distance * distance - slack, 0.0)) * kLower;
-    }
+  const double other = with != nullptr ? edges_[*with].distance : unknown_bound(from_x ? y : x, third);
+  const double d_x = from_x ? edge.distance : other;
+  const double d_y = from_x ? other : edge.distance;
+  double distance = lance_williams(method_, d_x, d_y, height, size_[x], size_[y], size_[third]);
+  bool is_bound = edge.is_bound != 0 || with == nullptr || edges_[*with].is_bound != 0;
+  if (method_ != Linkage::complete) {
+    // Distances of large clusters are not made by the recurrence: see ClusterDistance.
+    const double pairs = (size_[x] + size_[y]) * size_[third];
+    is_bound = is_bound || pairs > static_cast<double>(ClusterDistance::recurrence_pairs(method_));
+  }
+  if (is_bound) {
+    const double slack = 1e-11 * (d_x * d_x + d_y * d_y + height * height);
+    distance = std::sqrt(std::max(distance * distance - slack, 0.0)) * kLower;
   }
   if (with != nullptr) edges_[*with].low = kGone;
   edge = {distance, third, z & 0x7fffffffu, is_bound};

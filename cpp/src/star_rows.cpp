@@ -85,32 +85,22 @@ std::int64_t star_clusters_rows(ConstMatrixView rows, double threshold, std::int
   if (options.n_clusters != 1 || options.height != std::numeric_limits<double>::infinity()) {
     detail::fail(kOperation, "n_clusters and height are not options of the star rule: use min_clusters and threshold");
   }
-  if (options.memory_limit < 0) {
-    detail::fail(kOperation, "memory_limit must not be negative, got ", options.memory_limit);
-  }
-  detail::check_rows(kOperation, rows, executor);
-  if (n > std::numeric_limits<std::int32_t>::max() / 2) {
-    detail::fail(kOperation, "rows must be at most 2^30 in number, got ", n);
-  }
-  if (min_clusters < 1 || min_clusters > n) {
+  detail::check_memory_limit(kOperation, options.memory_limit);
+  if (n > 0 && (min_clusters < 1 || min_clusters > n)) {
     detail::fail(kOperation, "min_clusters must be in [1, ", n, "], got ", min_clusters);
   }
   if (static_cast<std::int64_t>(labels.size()) != n) {
     detail::fail(kOperation, "labels must hold one value for each of the ", n, " rows, got ", labels.size());
   }
-  const double limit = options.memory_limit > 0 ? static_cast<double>(options.memory_limit)
-                                                : 2.0 * (1 << 30) + 1024.0 * static_cast<double>(n);
-  const detail::MemoryPlan plan = detail::MemoryPlan::of(limit, n, rows.cols, Linkage::single, executor.concurrency());
-  if (plan.block_rows == 0) {
-    detail::fail(kOperation, "memory_limit must be at least ",
-                 detail::MemoryPlan::least(n, rows.cols, Linkage::single, executor.concurrency()), " bytes for ", n,
-                 " rows of ", rows.cols, " columns, got ", options.memory_limit);
-  }
+  const double usual = 2.0 * (1 << 30) + 1024.0 * static_cast<double>(std::max<std::int64_t>(n, 1));
+  const detail::MemoryPlan plan =
+      detail::MemoryPlan::of(kOperation, options.memory_limit, usual, rows, Linkage::single, executor.concurrency());
+  detail::check_rows(kOperation, rows, executor);  // the one check that reads them
   detail::Ticker ticker(kOperation, options.progress);
   AllPairs consumer(static_cast<std::size_t>(plan.matrix / AllPairs::kBytesPerPair), threshold);
   {
     const detail::Forest forest(n);
-    const detail::GramFrame frame = detail::GramFrame::of(rows, executor);
+    const detail::GramFrame frame = detail::frame_of(kOperation, rows, executor);
     std::vector<std::uint32_t> ids(static_cast<std::size_t>(n));
     std::iota(ids.begin(), ids.end(), 0u);
     detail::NearPairsPass(rows, frame, Linkage::single, forest, nullptr, {plan.block_rows, plan.super_blocks})

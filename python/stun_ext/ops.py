@@ -220,7 +220,8 @@ def linkage(
         method: "single", "complete", "average", "ward" or "centroid"; the last two need observations.
         memory_limit: Observations only: bytes of working memory. Below what a matrix of n * n distances needs,
             they are computed in several passes over the observations; the merges are the same, heights within
-            1e-9 (relative). None: the matrix up to 2 GiB.
+            1e-9 (relative; the last bits of ward's and centroid's vary with the limit and the number of
+            threads). None: the matrix up to 2 GiB.
         n_clusters: Observations only: end when so many clusters are left.
         height: Observations only: end before the first merge above it.
         progress: Observations only: called now and then with the fraction done; returning False ends the run

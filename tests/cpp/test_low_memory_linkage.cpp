@@ -172,6 +172,7 @@ TEST(LowMemoryLinkage, CanBeStopped) {
 }
 
 TEST(LowMemoryLinkage, RefusesWhatCannotBe) {
+  std::vector<std::int64_t> labels(600);
   const Matrix rows = clustered(400, 5, 1.0, 2);
   LinkageOptions options;
   options.memory_limit = 1000;
@@ -185,6 +186,12 @@ TEST(LowMemoryLinkage, RefusesWhatCannotBe) {
   options = {};
   options.height = test::kNaN;
   expect_error([&] { linkage_rows(rows.view(), Linkage::ward, options); }, {"height must not be NaN"});
+  Matrix huge(DType::f64, 600, 3);
+  huge.fill([](std::int64_t r, std::int64_t) { return r == 7 ? 1e200 : 1.0; });
+  for (const Linkage method : kMethods) {
+    expect_error([&] { linkage_rows(huge.view(), method, tight(600)); }, {"distances must be at most 1e+150"});
+  }
+  expect_error([&] { star_clusters_rows(huge.view(), 1, 1, labels); }, {"distances must be at most 1e+150"});
   Matrix equal(DType::f32, 600, 3);
   equal.fill([](std::int64_t, std::int64_t c) { return static_cast<double>(c); });
   expect_error([&] { linkage_rows(equal.view(), Linkage::complete, tight(600)); },

@@ -40,7 +40,9 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
 /// How much memory a clustering of rows may take, and where it may end early.
 struct LinkageOptions {
   /// Bytes of working memory beside the rows and the result. 0: as much as is fastest (n×n doubles while they fit 2
-  /// GiB). Below what n×n needs, distances are computed in passes over the rows, several times; the result is the same.
+  /// GiB). Below what n×n needs, distances are computed in passes over the rows, several times; the merges are the
+  /// same, heights within 1e-9 (relative; the last bits of Ward's and
+  /// centroid's vary with the limit and the number of threads).
   std::int64_t memory_limit = 0;
   std::int64_t n_clusters = 1;                              ///< end when so many clusters are left, in [1, n]
   double height = std::numeric_limits<double>::infinity();  ///< end before the first merge above it; not NaN
@@ -51,8 +53,8 @@ struct LinkageOptions {
 /// Centroid heights can decrease (inversions), as in SciPy.
 /// @param rows  [n, d] as in pairwise_distances; may be a memory-mapped file larger than memory.
 /// @return      the first merges: n − 1, or fewer if the options end it early.
-/// @throws std::invalid_argument as pairwise_distances, if distances overflow (above 1e150 for Ward and centroid), or
-/// if
+/// @throws std::invalid_argument as pairwise_distances, if distances overflow (above 1e150 for Ward and centroid, and
+/// in passes), or if
 ///         memory_limit is below what the smallest working set for this n and d takes (the message says how much).
 /// @throws CancelledError if the progress says so.
 std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const LinkageOptions& options = {},
@@ -95,7 +97,8 @@ std::int64_t star_clusters(ConstMatrixView distances, double threshold, std::int
 double star_clusters_count(ConstMatrixView distances, std::int64_t n_clusters, Span<std::int64_t> labels);
 
 /// The star rule on the Euclidean distances (float64) between rows, without an n×n matrix: only the pairs below
-/// `threshold` are held, 16 bytes each. Equal to star_clusters on the matrix that pairwise_distances gives as float64.
+/// `threshold` are held, about 25 bytes each. Equal to star_clusters on the matrix that pairwise_distances gives as
+/// float64.
 /// @param rows     [n, d] as in linkage_rows; n below 2^31.
 /// @param options  memory_limit and progress; the others must be unset.
 /// @throws std::invalid_argument also if more pairs lie below the threshold than memory_limit holds (the message says

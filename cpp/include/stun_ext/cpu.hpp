@@ -12,7 +12,7 @@ enum class Isa : std::uint8_t {
   scalar,  ///< what the compiler makes of portable code
   avx2,    ///< AVX2, FMA and F16C
   avx512,  ///< AVX-512 F, BW, DQ and VL; BF16, VBMI2 and VNNI are used where a kernel has a use for them
-  neon     ///< AArch64's base
+  neon     ///< AArch64's base; no kernels yet, so never supported
 };
 
 /// "scalar", "avx2", "avx512" or "neon".
@@ -44,7 +44,7 @@ CpuInfo cpu_info();
 /// The instruction set in use: the last set_isa, else the environment's STUN_EXT_ISA ("scalar", "avx2", …; read at the
 /// first use), else the fastest one supported.
 /// @throws UnavailableError if STUN_EXT_ISA names something unknown, or something this processor or build lacks. Every
-///         operation of the library throws it then.
+///         operation that chooses between kernels (distances, rows, scores and masks) throws it then.
 Isa isa();
 
 /// Changes it for the whole process: for tests and benchmarks. Calls that are running finish as they began.

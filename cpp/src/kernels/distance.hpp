@@ -42,6 +42,5 @@ extern const DistanceKernels distance_scalar;
 extern const DistanceKernels distance_avx2;
 extern const DistanceKernels distance_avx512;
 #endif
-inline constexpr const DistanceKernels& distance_neon = distance_scalar;
 
 }  // namespace stun_ext::detail

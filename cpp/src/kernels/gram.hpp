@@ -28,6 +28,5 @@ extern const GramKernels gram_avx2;
 extern const GramKernels gram_avx512;
 extern const GramKernels gram_avx512bf16;  ///< needs that extension as well
 #endif
-inline constexpr const GramKernels& gram_neon = gram_scalar;
 
 }  // namespace stun_ext::detail

@@ -49,6 +49,5 @@ struct MaskKernels {
 extern const MaskKernels mask_scalar;
 inline constexpr const MaskKernels& mask_avx2 = mask_scalar;
 inline constexpr const MaskKernels& mask_avx512 = mask_scalar;
-inline constexpr const MaskKernels& mask_neon = mask_scalar;
 
 }  // namespace stun_ext::detail
