@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What differs between model families, behind one interface: finding, counting, removing experts."""
 
+from .analysis import analyze as analyze
 from .guards import check_prunable as check_prunable
 from .linears import decoder_linears as decoder_linears
 from .loading import from_pretrained as from_pretrained
 from .moe import ExpertMatrix as ExpertMatrix
 from .moe import MoELayer as MoELayer
 from .moe import MoEModel as MoEModel
-from .moe import analyze as analyze
 from .refusals import slicing_refusals as slicing_refusals
 from .routing import legal_expert_counts as legal_expert_counts
 from .slicing import SlicePlan as SlicePlan

@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import PreTrainedConfig
 
-if TYPE_CHECKING:
-    from .moe import MoELayer
+from .moe import MoELayer
 
 # Names that model code and configs use for one thing; the module's own attribute wins over the config's.
 _TOP_K = (
