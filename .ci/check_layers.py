@@ -93,10 +93,15 @@ def _include_problem(root: Path, layer: str, path: Path, name: str, *, quoted: b
         # the baseline's copy of it.
         contract = quoted and (path.parent / name).is_file() and "/" not in name
         return None if name in KERNEL or contract else "a kernel includes intrinsics and its contract"
+    if path.suffix == ".h":
+        return None if name in C_STANDARD_FOR_ABI else "the C ABI's header is read as C, and stands alone"
     if (path.relative_to(root).as_posix(), name) in EXCEPTIONS:
         return None
-    if name in CPP_STANDARD or (name in C_STANDARD_FOR_ABI and path.suffix == ".h"):
+    if name in CPP_STANDARD:
         return None
+    if path.parent == root / "cpp" / "src" / "c":
+        own_header = quoted and (path.parent / name).is_file() and "/" not in name
+        return None if in_cpp or own_header else "the C ABI stands on the public headers"
     if layer == "cpp":
         if name.startswith("stun_ext/cuda/"):
             return "cpp knows nothing of cuda"

@@ -40,9 +40,8 @@ stun_ext_status stun_ext_linkage(const double* condensed, int64_t condensed_size
     c::CallerExecutor runs_on(kOperation, executor);
     const auto distances = c::span(kOperation, "condensed", condensed, condensed_size);
     const auto out = c::span(kOperation, "merges", merges, merges_size);
-    // Compared as real numbers, since the product can be beyond the integers.
-    if (0.5 * static_cast<double>(merges_size) * static_cast<double>(merges_size + 1) !=
-        static_cast<double>(condensed_size)) {
+    const auto size = static_cast<double>(merges_size);  // a real number: the product can be beyond the integers
+    if (0.5 * size * (size + 1.0) != static_cast<double>(condensed_size)) {
       c::refuse(kOperation, "merges must hold n-1 and condensed n(n-1)/2 values for an n >= 1, got ", merges_size,
                 " and ", condensed_size);
     }
@@ -60,7 +59,7 @@ stun_ext_status stun_ext_linkage_rows(const stun_ext_const_matrix* rows, stun_ex
     const ConstMatrixView view = c::view(kOperation, "rows", rows);
     const auto out = c::span(kOperation, "merges", merges, merges_size);
     int64_t& out_count = c::at(kOperation, "count", count);
-    if (merges_size < view.rows - 1) {
+    if (merges_size < view.rows && merges_size + 1 < view.rows) {  // merges_size < n-1, of any n without overflow
       c::refuse(kOperation, "merges must have room for n-1 = ", view.rows - 1, " values, got ", merges_size);
     }
     const std::vector<Merge> made = linkage_rows(view, c::linkage(kOperation, method), with.get(), runs_on);
