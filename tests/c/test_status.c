@@ -8,8 +8,10 @@
 /// Nothing but memory is short here: labels that are never reached, of more observations than there is room for.
 static void test_out_of_memory(void) {
   int64_t label;
+#ifndef STOPS_AT_LARGE_ALLOCATIONS  // as sanitizers do
   FAILS(stun_ext_cut_tree_count(NULL, 0, (int64_t)1 << 46, &label, (int64_t)1 << 46), STUN_EXT_OUT_OF_MEMORY,
         "out of memory");
+#endif
   FAILS(stun_ext_cut_tree_count(NULL, 0, (int64_t)1 << 61, &label, (int64_t)1 << 61), STUN_EXT_OUT_OF_MEMORY,
         "out of memory");
 }

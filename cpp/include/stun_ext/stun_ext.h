@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+// SPDX-License-Identifier: Apache-2.0
 #ifndef STUN_EXT_STUN_EXT_H_
 #define STUN_EXT_STUN_EXT_H_
 
@@ -23,19 +23,20 @@
 ///       return status == STUN_EXT_OK ? 0 : -1;
 ///     }
 ///
-/// Errors. Every function returns a stun_ext_status, except getters that cannot fail. Arguments are checked before any
-/// work: a null view, output or options, a size that does not fit, a number that names no dtype, method or instruction
-/// set are STUN_EXT_INVALID_ARGUMENT, with a message "[operation] what is legal, got value". After an
-/// INVALID_ARGUMENT the outputs are as they were; after any other error they hold nothing of use.
-/// Arguments. Inputs, options, outputs, and the executor last, in this order. All sizes are int64_t, and count
-/// elements. A pointer to an array is followed by its size; it may be null if the size is 0. Where it is not said
-/// otherwise the size must be exactly what the function says. Inputs and outputs must not overlap. Ownership. Nothing
-/// is handed over: the caller owns every buffer, the library keeps no pointer after it returns, and there is nothing to
-/// free. Strings belong to the library and live as long as it is loaded, but for the error message. Threads. Every
-/// function may be called from many threads at once, on different outputs. Results are bit-for-bit the same for every
-/// executor, number of threads and instruction set. Stability. Functions, constants and struct layouts stay as they are
-/// while the shared library keeps its soname. Structs with a struct_size can grow at their end: initialise them with
-/// their …_INIT.
+/// - Errors: every function returns a stun_ext_status, except getters that cannot fail. Arguments are checked before
+///   any work: a null view, output or options, a size that does not fit, a number that names no dtype, method or
+///   instruction set are STUN_EXT_INVALID_ARGUMENT, with a message "[operation] what is legal, got value". The
+///   outputs are then as they were. After any other error they hold nothing of use.
+/// - Arguments: inputs, options, outputs, and the executor last. All sizes are int64_t, and count elements. A pointer
+///   to an array is followed by its size, which must be exactly what the function says, unless it says otherwise; at
+///   size 0 the pointer may be null. Inputs and outputs must not overlap.
+/// - Ownership: nothing is handed over. The caller owns every buffer, the library keeps no pointer after it returns,
+///   and there is nothing to free. Strings belong to the library and stay while it is loaded, but for the error
+///   message.
+/// - Threads: every function may be called from many threads at once, on different outputs. Distances, merges,
+///   labels, scores and masks are bit-for-bit the same for every executor, number of threads and instruction set.
+/// - Stability: functions, constants and layouts stay as they are while the shared library keeps its soname. A struct
+///   with a struct_size can grow at its end: initialise it by its _INIT.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -235,7 +236,9 @@ STUN_EXT_API stun_ext_status stun_ext_linkage(const double* condensed, int64_t c
                                               int64_t merges_size, const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
 
 /// The same from rows, by all methods and in as little memory as the options say. Centroid heights can decrease.
-/// `merges`: room for n−1 or more; `count`: how many were written, fewer than n−1 if the options end it early.
+/// With a memory_limit below n×n doubles the merges are the same and the heights within 1e-9 (relative; the last bits
+/// of Ward's and centroid's then vary with the limit and the executor's concurrency). `merges`: room for n−1 or more;
+/// `count`: how many were written, fewer than n−1 if the options end it early.
 STUN_EXT_API stun_ext_status stun_ext_linkage_rows(const stun_ext_const_matrix* rows, stun_ext_linkage_method method,
                                                    const stun_ext_linkage_options* options, stun_ext_merge* merges,
                                                    int64_t merges_size, int64_t* count,
@@ -272,7 +275,8 @@ STUN_EXT_API stun_ext_status stun_ext_star_clusters_rows(const stun_ext_const_ma
 
 /// One star-rule threshold for all layers whose kept experts sum to `total`, or to the nearest total that can be
 /// reached (allocation.hpp). `distances`: a matrix for each layer. `min_experts`: of a layer. `n_group`: routing groups
-/// of equal, contiguous experts, 1 for none. `counts`: experts kept, for each layer; `reached_total`: their sum.
+/// of equal, contiguous experts, 1 for none; min_experts is a multiple of it. `counts`: experts kept, for each layer;
+/// `reached_total`: their sum.
 STUN_EXT_API stun_ext_status stun_ext_allocate_experts(const stun_ext_const_matrix* distances, int64_t distances_size,
                                                        int64_t total, int64_t min_experts, int64_t n_group,
                                                        int64_t* counts, int64_t counts_size, int64_t* reached_total,
