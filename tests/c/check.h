@@ -31,6 +31,7 @@ void test_cluster(void);
 void test_star(void);
 void test_mask(void);
 void test_executor(void);
+void test_engine(void);
 void test_progress(void);
 void test_status(void);
 void test_example(void);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Usage: stun_ext_c_tests GROUP...
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "check.h"
 
-static int failures = 0;
+static atomic_int failures;  // of any thread
 
 static void report(const char* file, int line) {
   ++failures;
@@ -57,8 +58,9 @@ int main(int argc, char** argv) {
       {"library", test_library},   {"unavailable", test_unavailable},
       {"distance", test_distance}, {"cluster", test_cluster},
       {"star", test_star},         {"mask", test_mask},
-      {"executor", test_executor}, {"progress", test_progress},
-      {"status", test_status},     {"example", test_example},
+      {"executor", test_executor}, {"engine", test_engine},
+      {"progress", test_progress}, {"status", test_status},
+      {"example", test_example},
   };
   int ran = 0;
   for (int argument = 1; argument < argc; ++argument) {

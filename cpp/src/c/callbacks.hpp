@@ -29,6 +29,8 @@ class CallerExecutor final : public Executor {
 class CallerOptions final : private Progress {
  public:
   CallerOptions(const char* operation, const stun_ext_linkage_options* given);
+  CallerOptions(const CallerOptions&) = delete;  // get() points to this one
+  CallerOptions& operator=(const CallerOptions&) = delete;
 
   const LinkageOptions& get() const noexcept { return options_; }
 
