@@ -31,7 +31,7 @@ string(REGEX MATCHALL "\nSTUN_EXT_API [^(;]*\\(" declared "${text}")
 list(TRANSFORM declared REPLACE "^.*[ *](stun_ext_[a-z0-9_]+)\\($" "\\1")
 check_same("stun_ext.h does not declare what tests/c/symbols.h lists" "${recorded}" "${declared}" "")
 
-file(GLOB tests ${_here}/test_*.c)
+file(GLOB tests ${_here}/test_*.c ${_here}/operations.c)
 set(text "")
 foreach(test IN LISTS tests)
   file(READ ${test} more)
