@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <sstream>
@@ -39,6 +40,12 @@ void check_not_nan(const char* operation, const char* name, const ConstMatrixVie
 constexpr std::int64_t rows_per_task(std::int64_t cols) noexcept {
   constexpr std::int64_t kElements = std::int64_t{1} << 16;
   return cols >= kElements ? 1 : cols <= 1 ? kElements : kElements / cols;
+}
+
+/// The same for tasks that allocate a workspace: only a few of them for each thread, however many rows there are.
+inline std::int64_t rows_per_workspace(std::int64_t rows, std::int64_t cols, const Executor& executor) noexcept {
+  constexpr std::int64_t kTasksPerThread = 8;
+  return std::max(rows_per_task(cols), rows / (kTasksPerThread * executor.concurrency()));
 }
 
 }  // namespace stun_ext::detail

@@ -134,8 +134,8 @@ void apply_rows(const MatrixView& weight, const MaskView& mask, std::int64_t beg
 }
 
 /// Rows for one task, whole blocks of them.
-std::int64_t block_rows_per_task(std::int64_t cols) noexcept {
-  return (detail::rows_per_task(cols) + kBlockRows - 1) / kBlockRows * kBlockRows;
+std::int64_t block_rows_per_task(const ConstMatrixView& matrix, const Executor& executor) noexcept {
+  return (detail::rows_per_workspace(matrix.rows, matrix.cols, executor) + kBlockRows - 1) / kBlockRows * kBlockRows;
 }
 
 }  // namespace
@@ -162,7 +162,7 @@ void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<co
       }
     });
   };
-  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight), task);
+  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight, executor), task);
 }
 
 std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Span<const std::int64_t> prune_counts,
@@ -196,7 +196,7 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
     });
     total_zeros.fetch_add(zeros, std::memory_order_relaxed);
   };
-  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight), task);
+  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight, executor), task);
   return total_zeros.load();
 }
 
@@ -225,7 +225,7 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
       }
     }
   };
-  executor.parallel_for(scores.rows, block_rows_per_task(scores.cols), task);
+  executor.parallel_for(scores.rows, block_rows_per_task(scores, executor), task);
 }
 
 void apply_mask(MatrixView weight, MaskView mask, Executor& executor) {
@@ -239,7 +239,7 @@ void apply_mask(MatrixView weight, MaskView mask, Executor& executor) {
       apply_rows<std::uint16_t>(weight, mask, begin, end);
     }
   };
-  executor.parallel_for(weight.rows, block_rows_per_task(weight.cols), task);
+  executor.parallel_for(weight.rows, block_rows_per_task(weight, executor), task);
 }
 
 }  // namespace stun_ext

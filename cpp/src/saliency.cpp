@@ -64,9 +64,9 @@ void ScoreRows::load(std::int64_t row, std::int64_t count) noexcept {
   }
 }
 
-std::int64_t score_rows_per_task(const ConstMatrixView& weight) noexcept {
+std::int64_t score_rows_per_task(const ConstMatrixView& weight, const Executor& executor) noexcept {
   const std::int64_t block = weight.col_stride == 1 ? 1 : kTransposedRows;
-  return (rows_per_task(weight.cols) + block - 1) / block * block;
+  return (rows_per_workspace(weight.rows, weight.cols, executor) + block - 1) / block * block;
 }
 
 }  // namespace detail
@@ -94,7 +94,7 @@ void wanda_scores(ConstMatrixView weight, Span<const float> input_sq_norm, Matri
       }
     }
   };
-  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight), task);
+  executor.parallel_for(weight.rows, detail::score_rows_per_task(weight, executor), task);
 }
 
 }  // namespace stun_ext

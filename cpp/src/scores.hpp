@@ -40,6 +40,6 @@ class ScoreRows {
 };
 
 /// Rows for one task: a whole number of blocks.
-std::int64_t score_rows_per_task(const ConstMatrixView& weight) noexcept;
+std::int64_t score_rows_per_task(const ConstMatrixView& weight, const Executor& executor) noexcept;
 
 }  // namespace stun_ext::detail
