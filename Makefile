@@ -80,7 +80,7 @@ test-python: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
-	$(BIN)/mypy --strict python/stun_ext .ci/check_layers.py
+	$(BIN)/mypy --strict python/stun_ext .ci/check_layers.py .ci/check_kernel_symbols.py
 	@echo "clang-format --dry-run -Werror: $(words $(FORMATTED)) files"
 	@$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/python .ci/check_layers.py
