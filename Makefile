@@ -22,7 +22,7 @@ DEMO_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.stun_ext-installed
-CXX_SOURCES := $(shell find cpp cuda bindings -type f 2>/dev/null) $(wildcard CMakeLists.txt)
+CXX_SOURCES := $(shell find cpp cuda bindings cmake -type f 2>/dev/null) $(wildcard CMakeLists.txt)
 PYTHON_SOURCES := .ci benchmarks python tests  # not Markdown, whose examples are laid out for readers
 FORMATTED := $(shell find cpp cuda bindings tests benchmarks -type f \( -name '*.hpp' -o -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' \) 2>/dev/null)
 

@@ -7,6 +7,7 @@
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// What one threshold over all layers gives.
@@ -36,3 +37,4 @@ Allocation allocate_experts(Span<const ConstMatrixView> distances, std::int64_t 
                             std::int64_t n_group = 1, Executor& executor = default_executor());
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

@@ -9,6 +9,7 @@
 #include "stun_ext/progress.hpp"
 #include "stun_ext/view.hpp"
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// Agglomerative linkage rules, as SciPy names them.
@@ -109,3 +110,4 @@ std::int64_t star_clusters_rows(ConstMatrixView rows, double threshold, std::int
                                 Executor& executor = default_executor());
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

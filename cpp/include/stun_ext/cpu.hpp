@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// Instruction sets that the library has kernels for. Every one gives the same decisions, bit for bit.
@@ -52,3 +53,4 @@ Isa isa();
 void set_isa(Isa isa);
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

@@ -6,6 +6,7 @@
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// Pairwise Euclidean distances between the rows of a router (STUN, arXiv 2409.06211, stage 1).
@@ -39,3 +40,4 @@ void mixed_distances(ConstMatrixView rows, ConstMatrixView counts, double mix, b
                      Executor& executor = default_executor());
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

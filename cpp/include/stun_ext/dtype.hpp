@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// Element type of a view. Each function states which of them it accepts.
@@ -32,3 +33,4 @@ constexpr const char* name_of(DType dtype) noexcept {
 }
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 // Every public function checks its arguments once, before any work, and throws std::invalid_argument with a message
@@ -21,3 +22,4 @@ class CancelledError : public std::runtime_error {
 };
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

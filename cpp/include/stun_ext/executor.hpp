@@ -5,6 +5,7 @@
 #include <memory>
 #include <type_traits>
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// A non-owning reference to a callable `void(begin, end)`; lives no longer than the callable.
@@ -47,3 +48,4 @@ int num_threads() noexcept;
 void set_num_threads(int count);
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

@@ -6,6 +6,7 @@
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// A writable [rows, cols] mask of bytes, row-major with a row stride; 1 = kept, 0 = pruned.
@@ -43,3 +44,4 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
 void apply_mask(MatrixView weight, MaskView mask, Executor& executor = default_executor());
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

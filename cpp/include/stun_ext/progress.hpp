@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// Where a long operation tells how far it is, and asks whether to go on.
@@ -15,3 +16,4 @@ class Progress {
 };
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

@@ -4,6 +4,7 @@
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// Wanda scores (Sun et al., arXiv 2306.11695, eq. 1): S_ij = |W_ij| · sqrt(input_sq_norm_j), in float32.
@@ -17,3 +18,4 @@ void wanda_scores(ConstMatrixView weight, Span<const float> input_sq_norm, Matri
                   Executor& executor = default_executor());
 
 }  // namespace stun_ext
+#pragma GCC visibility pop

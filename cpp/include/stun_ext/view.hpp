@@ -8,6 +8,7 @@
 
 #include "stun_ext/dtype.hpp"
 
+#pragma GCC visibility push(default)
 namespace stun_ext {
 
 /// A contiguous, unowned sequence (std::span is C++20).
@@ -58,3 +59,4 @@ struct MatrixView {
 };
 
 }  // namespace stun_ext
+#pragma GCC visibility pop
