@@ -2,31 +2,21 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
+#include "distance_panel.hpp"
+#include "distance_tile.hpp"
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
 namespace stun_ext::detail {
 
-/// A non-owning reference to a callable void(i, j, distance) with i < j, called once per pair from several threads.
-class PairSink {
- public:
-  template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, PairSink>>>
-  PairSink(F& function) noexcept
-      : object_(&function),
-        call_([](void* object, std::int64_t i, std::int64_t j, double d) { (*static_cast<F*>(object))(i, j, d); }) {}
-
-  void operator()(std::int64_t i, std::int64_t j, double distance) const { call_(object_, i, j, distance); }
-
- private:
-  void* object_;
-  void (*call_)(void*, std::int64_t, std::int64_t, double);
-};
-
 /// Shape, dtype and finiteness of observations [n >= 1, d >= 1].
 void check_rows(const char* operation, const ConstMatrixView& rows, Executor& executor);
+
+/// ‖x‖² of rows index[0], index[1], …, or without an index of first, first + 1, …
+void squared_norms(const RowSource& source, std::int64_t first, const std::uint32_t* index, std::int64_t count,
+                   double* out) noexcept;
 
 /// d² between rows i and j: the bits of for_each_distance before its square root. Any strides; no allocation.
 double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_t j) noexcept;
@@ -34,6 +24,13 @@ double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_
 /// d² between row i and `count` others.
 void squared_distances(const ConstMatrixView& rows, std::int64_t i, const std::uint32_t* others, std::int64_t count,
                        double* out) noexcept;
+
+struct RowPair {
+  std::int64_t i, j;
+};
+
+/// Σ(x − y)² for many pairs at once; those of one row i should follow each other.
+void squared_differences(const RowSource& source, const std::vector<RowPair>& pairs, double* out) noexcept;
 
 /// Squared distances between two sets of rows, the same bits again. Keeps its workspace.
 class SquaredDistanceBlock {
@@ -46,10 +43,33 @@ class SquaredDistanceBlock {
 
  private:
   std::int64_t cols_;
-  std::vector<double> tile_a_, tile_b_, lanes_;
+  LineBuffer memory_;
+  std::vector<double> norms_;
 };
 
-/// Distances of all pairs of checked rows, see pairwise_distances.
-void for_each_distance(const ConstMatrixView& rows, PairSink sink, Executor& executor);
+/// Distances of all pairs of rows, see pairwise_distances.
+class AllDistances {
+ public:
+  /// Checks the rows as check_rows does, and does what needs all of them.
+  AllDistances(const char* operation, const ConstMatrixView& rows, Executor& executor);
+  AllDistances(const AllDistances&) = delete;
+
+  /// ‖x‖² of each row.
+  const std::vector<double>& squared_norms() const noexcept { return norms_; }
+
+  /// Calls the sink with all of them, once.
+  void for_each(const TileSink& sink);
+
+ private:
+  bool is_small() const noexcept;
+  LineBuffer sum_blocks(Term term) const;
+  void for_each_of_small(const TileSink& sink);
+
+  const ConstMatrixView rows_;
+  const RowSource source_;
+  Executor& executor_;
+  std::vector<double> norms_;
+  LineBuffer products_;  ///< x·y of all pairs, if there are few
+};
 
 }  // namespace stun_ext::detail

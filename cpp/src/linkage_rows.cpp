@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "agglomerate.hpp"
@@ -41,7 +42,12 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
     const double usual = std::max(0.5 * kMatrixUpTo, 1024.0 * static_cast<double>(n));
     plan = detail::MemoryPlan::of(kOperation, options.memory_limit, usual, rows, method, executor.concurrency());
   }
-  detail::check_rows(kOperation, rows, executor);
+  std::optional<detail::AllDistances> all;
+  if (fits) {
+    all.emplace(kOperation, rows, executor);
+  } else {
+    detail::check_rows(kOperation, rows, executor);
+  }
   detail::Ticker ticker(kOperation, options.progress);
   const detail::Stop stop = {options.n_clusters, options.height};
   // Ward and centroid square the distances.
@@ -50,14 +56,17 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   if (!fits) return detail::low_memory_linkage(rows, method, plan, stop, executor, ticker);
 
   detail::ClusterDistances distances(n);
-  auto sink = [&](std::int64_t i, std::int64_t j, double distance) {
-    if (!(distance <= most)) {
-      detail::fail(kOperation, "distances must be at most ", most, " for this method, got ", distance,
-                   " for the pair (", i, ", ", j, ")");
-    }
-    distances.set(i, j, distance);
+  auto sink = [&](const detail::DistanceTile& tile) {
+    tile.for_each([&](std::int64_t i, std::int64_t j, double distance) {
+      if (!(distance <= most)) {
+        detail::fail(kOperation, "distances must be at most ", most, " for this method, got ", distance,
+                     " for the pair (", i, ", ", j, ")");
+      }
+      distances.set(i, j, distance);
+    });
   };
-  detail::for_each_distance(rows, sink, executor);
+  all->for_each(sink);
+  all.reset();
   ticker.tick(0.5);
   return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, stop, executor);
 }

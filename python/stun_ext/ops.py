@@ -83,8 +83,8 @@ def pairwise_distances(
 ) -> ArrayT:
     """Euclidean distances between the rows of a router weight (STUN, section 4.2).
 
-    d(i, j) = ||x_i - x_j||_2, subtracted and summed in float64, so that near-duplicate rows and rows with a
-    large common mean keep their order.
+    d(i, j) = ||x_i - x_j||_2, summed in float64 by products of the rows, and by their differences where
+    products would cancel: near-duplicate rows and rows with a large common mean keep their order.
 
     Args:
         X: Rows, [n, d], float32, float16, bfloat16 or float64; n >= 1, d >= 1, finite.

@@ -69,32 +69,6 @@ TEST(PairwiseDistances, AgreesWithLongDoubleAtEveryDtypeLayoutAndSize) {
   }
 }
 
-TEST(PairwiseDistances, OrderOfSumsIsTheDocumentedOne) {
-  // Eight lanes over the columns, then a fixed tree: what every instruction set must reproduce to the bit.
-  std::mt19937 generator(2);
-  for (const std::int64_t d : {1, 7, 8, 9, 255, 256, 257, 1000}) {
-    Matrix rows(DType::f32, 19, d);
-    rows.fill_normal(generator);
-    const std::vector<double> distances = condensed(rows);
-    for (const Isa each : cpu_info().supported) {
-      const ForcedIsa forced(each);
-      ASSERT_EQ(condensed(rows), distances) << name_of(each) << ' ' << d;
-    }
-    std::size_t pair = 0;
-    for (std::int64_t i = 0; i < 19; ++i) {
-      for (std::int64_t j = i + 1; j < 19; ++j, ++pair) {
-        double lane[8] = {};
-        for (std::int64_t c = 0; c < d; ++c) {
-          const double difference = rows.get(i, c) - rows.get(j, c);
-          lane[c % 8] = std::fma(difference, difference, lane[c % 8]);
-        }
-        const double sum = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-        ASSERT_EQ(distances[pair], std::sqrt(sum)) << d << ": " << i << ',' << j;
-      }
-    }
-  }
-}
-
 TEST(PairwiseDistances, SameBitsAtEveryThreadCountAndLayout) {
   std::mt19937 generator(3);
   Matrix rows(DType::bf16, 131, 77);

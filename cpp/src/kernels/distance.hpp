@@ -5,36 +5,48 @@
 
 namespace stun_ext::detail {
 
-/// Partial sums kept per pair of rows. Column j of a row is added to lane j % kLanes, columns in ascending order, each
-/// as one fused multiply-add in float64: lane = fma(x − y, x − y, lane) or fma(x, y, lane). Every instruction set
-/// follows this order, so all give the same bits; eight float64 lanes are one AVX-512, two AVX2 or four SSE2 registers.
+/// The one order in which anything is summed over the columns of rows, be it x·y, x·x or (x − y)²: blocks of
+/// kBlockCols columns (the last may be shorter); in a block kLanes chains of fused multiply-adds in float64, each from
+/// zero, chain l over the columns l, l + kLanes, … of the block in ascending order; the chains of a block are added one
+/// to the other, then the block to the sum. Every instruction set and every kernel follows it, so all give the same
+/// bits: one with a register of lanes for a pair of rows, which suits rows where they lie, as well as one with a chain
+/// for each of many pairs, which suits packed ones. Zeros behind the last column change nothing.
 constexpr std::int64_t kLanes = 8;
+constexpr std::int64_t kBlockDepth = 128;  ///< terms of a chain
+constexpr std::int64_t kBlockCols = kLanes * kBlockDepth;
 
-/// Rows that one call of a `row_with_rows` kernel takes at most.
+/// Rows that one call of `products` or `differences` takes at most.
 constexpr std::int64_t kManyRows = 4;
 
+/// Kernels for contiguous rows of one element type, up to kBlockCols columns of one block.
+struct RowKernels {
+  /// Adds x·x to sums[0], and for each row y_j of `count` <= kManyRows x·y_j to sums[1 + 2j] and y_j·y_j to
+  /// sums[2 + 2j].
+  void (*products)(const void* x, const void* const* y, std::int64_t count, std::int64_t cols, double* sums) noexcept;
+
+  /// Adds (x − y_j)² to sums[j] for `count` <= kManyRows rows.
+  void (*differences)(const void* x, const void* const* y, std::int64_t count, std::int64_t cols,
+                      double* sums) noexcept;
+
+  /// Packs `count` <= group rows for the kernels of DistanceKernels: column c of row r to to[c % kLanes · lane_stride +
+  /// c / kLanes · group + r], with zeros for missing rows and up to whole lanes of columns.
+  void (*pack)(const void* const* rows, std::int64_t count, std::int64_t cols, double* to,
+               std::int64_t lane_stride) noexcept;
+};
+
 struct DistanceKernels {
-  /// Adds the squared differences of every row of `a` with every row of `b` to the lanes of the pair.
-  /// @param cols   a multiple of kLanes (pad with zeros, which change no sum).
-  /// @param lanes  [a_rows, b_rows, kLanes].
-  void (*squared_differences)(const double* a, std::int64_t a_rows, std::int64_t a_stride, const double* b,
-                              std::int64_t b_rows, std::int64_t b_stride, std::int64_t cols, double* lanes) noexcept;
+  std::int64_t group;     ///< rows that are packed together; divides 24
+  std::int64_t groups_b;  ///< groups of side b that one call of the kernels below takes at most
 
-  /// The lanes of squared differences of one contiguous row with up to kManyRows others, any number of columns. `lanes`
-  /// is written.
-  void (*row_with_rows_f32)(const float* a, const float* const* b, std::int64_t count, std::int64_t cols,
-                            double* lanes) noexcept;
-  void (*row_with_rows_bf16)(const std::uint16_t* a, const std::uint16_t* const* b, std::int64_t count,
-                             std::int64_t cols, double* lanes) noexcept;
-  void (*row_with_rows_f16)(const std::uint16_t* a, const std::uint16_t* const* b, std::int64_t count,
-                            std::int64_t cols, double* lanes) noexcept;
-  void (*row_with_rows_f64)(const double* a, const double* const* b, std::int64_t count, std::int64_t cols,
-                            double* lanes) noexcept;
+  /// Adds one chain to out[i · stride + j] for each row i of group `a` with each row j of the `count` groups from `b`
+  /// on, which follow each other. A group has depth · `group` elements.
+  using Panels = void(const double* a, const double* b, std::int64_t count, std::int64_t depth, double* out,
+                      std::int64_t stride) noexcept;
+  Panels* products;
+  Panels* exact_products;  ///< for elements whose products float64 holds exactly: float32 and shorter
+  Panels* differences;     ///< (x − y)²
 
-  /// Contiguous elements as float64.
-  void (*widen_f32)(const float* from, std::int64_t count, double* to) noexcept;
-  void (*widen_bf16)(const std::uint16_t* from, std::int64_t count, double* to) noexcept;
-  void (*widen_f16)(const std::uint16_t* from, std::int64_t count, double* to) noexcept;
+  RowKernels f32, bf16, f16, f64;
 };
 
 extern const DistanceKernels distance_scalar;

@@ -7,95 +7,57 @@
 namespace stun_ext::detail {
 namespace {
 
-constexpr int kWidth = 4;
-constexpr int kHalves = static_cast<int>(kLanes) / kWidth;
+constexpr int kGroup = 4;    // rows packed together, and float64 values in a register
+constexpr int kGroupsB = 3;  // twelve sums, three vectors of b and one of a: sixteen registers
+constexpr int kHalves = 2;   // of the lanes, one after the other: together they would leave room for few rows
 
-// The two halves of the lanes are added up one after the other: together they would leave room for few pairs, and loads
-// would be what limits.
+static_assert(kLanes == kGroup * kHalves);
 
-// Rows of each side at once: nine sums, three vectors of a, one of b and a difference fit sixteen registers.
-constexpr int kBlock = 3;
+struct Product {
+  static __m256d add(__m256d x, __m256d y, __m256d sum) noexcept { return _mm256_fmadd_pd(x, y, sum); }
+};
+struct Difference {
+  static __m256d add(__m256d x, __m256d y, __m256d sum) noexcept {
+    const __m256d d = _mm256_sub_pd(x, y);
+    return _mm256_fmadd_pd(d, d, sum);
+  }
+};
 
-// Rows of b that all of a go by before the next ones: they stay in the first cache.
-constexpr std::int64_t kNearRows = 12;
-
-template <int A, int B>
-inline void block(const double* a, std::int64_t a_stride, const double* b, std::int64_t b_stride, std::int64_t cols,
-                  double* lanes, std::int64_t lanes_stride) noexcept {
+template <class Term, int B>
+inline void panels_of(const double* a, const double* b, std::int64_t depth, double* out, std::int64_t stride) noexcept {
+  __m256d sum[kGroup][B];
   STUN_EXT_UNROLL
-  for (int half = 0; half < kHalves; ++half) {
-    const int offset = half * kWidth;
-    __m256d sum[A][B];
+  for (int i = 0; i < kGroup; ++i) {
     STUN_EXT_UNROLL
-    for (int i = 0; i < A; ++i) {
-      STUN_EXT_UNROLL
-      for (int j = 0; j < B; ++j) sum[i][j] = _mm256_loadu_pd(lanes + i * lanes_stride + j * kLanes + offset);
-    }
-    for (std::int64_t c = offset; c < cols; c += kLanes) {
-      __m256d x[A];
-      STUN_EXT_UNROLL
-      for (int i = 0; i < A; ++i) x[i] = _mm256_loadu_pd(a + i * a_stride + c);
-      STUN_EXT_UNROLL
-      for (int j = 0; j < B; ++j) {
-        const __m256d y = _mm256_loadu_pd(b + j * b_stride + c);
-        STUN_EXT_UNROLL
-        for (int i = 0; i < A; ++i) {
-          const __m256d d = _mm256_sub_pd(x[i], y);
-          sum[i][j] = _mm256_fmadd_pd(d, d, sum[i][j]);
-        }
-      }
-    }
+    for (int v = 0; v < B; ++v) sum[i][v] = _mm256_setzero_pd();
+  }
+  for (std::int64_t k = 0; k < depth; ++k) {
+    __m256d y[B];
     STUN_EXT_UNROLL
-    for (int i = 0; i < A; ++i) {
+    for (int v = 0; v < B; ++v) y[v] = _mm256_loadu_pd(b + (v * depth + k) * kGroup);
+    STUN_EXT_UNROLL
+    for (int i = 0; i < kGroup; ++i) {
+      const __m256d x = _mm256_set1_pd(a[k * kGroup + i]);
       STUN_EXT_UNROLL
-      for (int j = 0; j < B; ++j) _mm256_storeu_pd(lanes + i * lanes_stride + j * kLanes + offset, sum[i][j]);
+      for (int v = 0; v < B; ++v) sum[i][v] = Term::add(x, y[v], sum[i][v]);
+    }
+  }
+  STUN_EXT_UNROLL
+  for (int i = 0; i < kGroup; ++i) {
+    STUN_EXT_UNROLL
+    for (int v = 0; v < B; ++v) {
+      double* to = out + i * stride + v * kGroup;
+      _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), sum[i][v]));
     }
   }
 }
 
-template <int A, int B>
-inline void last_columns(const double* a, std::int64_t a_stride, const double* b, std::int64_t b_rows,
-                         std::int64_t b_stride, std::int64_t cols, double* lanes, std::int64_t lanes_stride) noexcept {
-  if constexpr (B > 0) {
-    if (b_rows == B) return block<A, B>(a, a_stride, b, b_stride, cols, lanes, lanes_stride);
-    last_columns<A, B - 1>(a, a_stride, b, b_rows, b_stride, cols, lanes, lanes_stride);
-  }
-}
-
-template <int A>
-inline void rows_of_a(const double* a, std::int64_t a_stride, const double* b, std::int64_t b_rows,
-                      std::int64_t b_stride, std::int64_t cols, double* lanes, std::int64_t lanes_stride) noexcept {
-  std::int64_t j = 0;
-  for (; j + kBlock <= b_rows; j += kBlock) {
-    block<A, kBlock>(a, a_stride, b + j * b_stride, b_stride, cols, lanes + j * kLanes, lanes_stride);
-  }
-  last_columns<A, kBlock - 1>(a, a_stride, b + j * b_stride, b_rows - j, b_stride, cols, lanes + j * kLanes,
-                              lanes_stride);
-}
-
-template <int A>
-inline void last_rows(const double* a, std::int64_t a_rows, std::int64_t a_stride, const double* b, std::int64_t b_rows,
-                      std::int64_t b_stride, std::int64_t cols, double* lanes, std::int64_t lanes_stride) noexcept {
-  if constexpr (A > 0) {
-    if (a_rows == A) return rows_of_a<A>(a, a_stride, b, b_rows, b_stride, cols, lanes, lanes_stride);
-    last_rows<A - 1>(a, a_rows, a_stride, b, b_rows, b_stride, cols, lanes, lanes_stride);
-  }
-}
-
-void squared_differences(const double* a, std::int64_t a_rows, std::int64_t a_stride, const double* b,
-                         std::int64_t b_rows, std::int64_t b_stride, std::int64_t cols, double* lanes) noexcept {
-  const std::int64_t lanes_stride = b_rows * kLanes;
-  for (std::int64_t j = 0; j < b_rows; j += kNearRows) {
-    const std::int64_t near = b_rows - j < kNearRows ? b_rows - j : kNearRows;
-    const double* near_b = b + j * b_stride;
-    double* to = lanes + j * kLanes;
-    std::int64_t i = 0;
-    for (; i + kBlock <= a_rows; i += kBlock) {
-      rows_of_a<kBlock>(a + i * a_stride, a_stride, near_b, near, b_stride, cols, to + i * lanes_stride, lanes_stride);
-    }
-    last_rows<kBlock - 1>(a + i * a_stride, a_rows - i, a_stride, near_b, near, b_stride, cols, to + i * lanes_stride,
-                          lanes_stride);
-  }
+template <class Term>
+void panels(const double* a, const double* b, std::int64_t count, std::int64_t depth, double* out,
+            std::int64_t stride) noexcept {
+  if (count == 3) return panels_of<Term, 3>(a, b, depth, out, stride);
+  if (count == 2) return panels_of<Term, 2>(a, b, depth, out, stride);
+  panels_of<Term, 1>(a, b, depth, out, stride);
 }
 
 struct F32 {
@@ -120,70 +82,169 @@ struct F16 {
   }
 };
 
-template <class Element, int B>
-inline void row_with(const typename Element::Stored* a, const typename Element::Stored* const* b, std::int64_t cols,
-                     double* lanes) noexcept {
-  __m256d sum[B][kHalves];
+// Half of the lanes' columns, with zeros behind the last.
+template <class Element>
+inline __m256d load_rest(const typename Element::Stored* from, std::int64_t cols) noexcept {
+  typename Element::Stored values[kGroup] = {};
+  for (std::int64_t c = 0; c < cols && c < kGroup; ++c) values[c] = from[c];
+  return Element::load(values);
+}
+
+inline void add_lanes(__m256d lanes, double& sum) noexcept {
+  double values[kGroup];
+  _mm256_storeu_pd(values, lanes);
   STUN_EXT_UNROLL
-  for (int j = 0; j < B; ++j) {
+  for (int l = 0; l < kGroup; ++l) sum += values[l];
+}
+
+template <class Element, int B>
+inline void products_with(const typename Element::Stored* x, const typename Element::Stored* const* y,
+                          std::int64_t cols, double* sums) noexcept {
+  double block[1 + 2 * B] = {};
+  for (std::int64_t half = 0; half < kLanes; half += kGroup) {
+    __m256d xx = _mm256_setzero_pd(), xy[B], yy[B];
     STUN_EXT_UNROLL
-    for (int half = 0; half < kHalves; ++half) sum[j][half] = _mm256_setzero_pd();
-  }
-  std::int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) {
-    STUN_EXT_UNROLL
-    for (int half = 0; half < kHalves; ++half) {
-      const __m256d x = Element::load(a + c + half * kWidth);
+    for (int j = 0; j < B; ++j) xy[j] = yy[j] = _mm256_setzero_pd();
+    std::int64_t c = half;
+    for (; c + kGroup <= cols; c += kLanes) {
+      const __m256d of_x = Element::load(x + c);
+      xx = _mm256_fmadd_pd(of_x, of_x, xx);
       STUN_EXT_UNROLL
       for (int j = 0; j < B; ++j) {
-        const __m256d d = _mm256_sub_pd(x, Element::load(b[j] + c + half * kWidth));
-        sum[j][half] = _mm256_fmadd_pd(d, d, sum[j][half]);
+        const __m256d of_y = Element::load(y[j] + c);
+        xy[j] = _mm256_fmadd_pd(of_x, of_y, xy[j]);
+        yy[j] = _mm256_fmadd_pd(of_y, of_y, yy[j]);
       }
     }
-  }
-  if (c < cols) {  // the rest, beside zeros
-    typename Element::Stored x[kLanes] = {}, y[kLanes] = {};
-    for (std::int64_t k = 0; k < cols - c; ++k) x[k] = a[c + k];
+    if (c < cols) {
+      const __m256d of_x = load_rest<Element>(x + c, cols - c);
+      xx = _mm256_fmadd_pd(of_x, of_x, xx);
+      STUN_EXT_UNROLL
+      for (int j = 0; j < B; ++j) {
+        const __m256d of_y = load_rest<Element>(y[j] + c, cols - c);
+        xy[j] = _mm256_fmadd_pd(of_x, of_y, xy[j]);
+        yy[j] = _mm256_fmadd_pd(of_y, of_y, yy[j]);
+      }
+    }
+    add_lanes(xx, block[0]);
     STUN_EXT_UNROLL
     for (int j = 0; j < B; ++j) {
-      for (std::int64_t k = 0; k < cols - c; ++k) y[k] = b[j][c + k];
-      STUN_EXT_UNROLL
-      for (int half = 0; half < kHalves; ++half) {
-        const __m256d d = _mm256_sub_pd(Element::load(x + half * kWidth), Element::load(y + half * kWidth));
-        sum[j][half] = _mm256_fmadd_pd(d, d, sum[j][half]);
-      }
+      add_lanes(xy[j], block[1 + 2 * j]);
+      add_lanes(yy[j], block[2 + 2 * j]);
     }
   }
-  STUN_EXT_UNROLL
-  for (int j = 0; j < B; ++j) {
+  for (int k = 0; k < 1 + 2 * B; ++k) sums[k] += block[k];
+}
+
+template <class Element, int B>
+inline void differences_with(const typename Element::Stored* x, const typename Element::Stored* const* y,
+                             std::int64_t cols, double* sums) noexcept {
+  double block[1 + 2 * B] = {};
+  for (std::int64_t half = 0; half < kLanes; half += kGroup) {
+    __m256d sum[B];
     STUN_EXT_UNROLL
-    for (int half = 0; half < kHalves; ++half) _mm256_storeu_pd(lanes + j * kLanes + half * kWidth, sum[j][half]);
+    for (int j = 0; j < B; ++j) sum[j] = _mm256_setzero_pd();
+    std::int64_t c = half;
+    for (; c + kGroup <= cols; c += kLanes) {
+      const __m256d of_x = Element::load(x + c);
+      STUN_EXT_UNROLL
+      for (int j = 0; j < B; ++j) {
+        const __m256d d = _mm256_sub_pd(of_x, Element::load(y[j] + c));
+        sum[j] = _mm256_fmadd_pd(d, d, sum[j]);
+      }
+    }
+    if (c < cols) {
+      const __m256d of_x = load_rest<Element>(x + c, cols - c);
+      STUN_EXT_UNROLL
+      for (int j = 0; j < B; ++j) {
+        const __m256d d = _mm256_sub_pd(of_x, load_rest<Element>(y[j] + c, cols - c));
+        sum[j] = _mm256_fmadd_pd(d, d, sum[j]);
+      }
+    }
+    STUN_EXT_UNROLL
+    for (int j = 0; j < B; ++j) add_lanes(sum[j], block[j]);
+  }
+  for (int j = 0; j < B; ++j) sums[j] += block[j];
+}
+
+// Rows one by one where there are not kManyRows; x·x goes to sums[0] once.
+template <class Element>
+void products(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
+              double* sums) noexcept {
+  using Stored = typename Element::Stored;
+  const auto* x = static_cast<const Stored*>(x_data);
+  const Stored* y[kManyRows];
+  for (std::int64_t j = 0; j < count; ++j) y[j] = static_cast<const Stored*>(y_data[j]);
+  if (count == kManyRows) return products_with<Element, kManyRows>(x, y, cols, sums);
+  const double before = sums[0];
+  for (std::int64_t j = 0; j < count; ++j) {
+    double of_pair[3] = {before, sums[1 + 2 * j], sums[2 + 2 * j]};
+    products_with<Element, 1>(x, y + j, cols, of_pair);
+    sums[0] = of_pair[0];
+    sums[1 + 2 * j] = of_pair[1];
+    sums[2 + 2 * j] = of_pair[2];
   }
 }
 
 template <class Element>
-void row_with_rows(const typename Element::Stored* a, const typename Element::Stored* const* b, std::int64_t count,
-                   std::int64_t cols, double* lanes) noexcept {
-  if (count == kManyRows) return row_with<Element, kManyRows>(a, b, cols, lanes);
-  for (std::int64_t j = 0; j < count; ++j) row_with<Element, 1>(a, b + j, cols, lanes + j * kLanes);
+void differences(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
+                 double* sums) noexcept {
+  using Stored = typename Element::Stored;
+  const auto* x = static_cast<const Stored*>(x_data);
+  const Stored* y[kManyRows];
+  for (std::int64_t j = 0; j < count; ++j) y[j] = static_cast<const Stored*>(y_data[j]);
+  if (count == kManyRows) return differences_with<Element, kManyRows>(x, y, cols, sums);
+  for (std::int64_t j = 0; j < count; ++j) differences_with<Element, 1>(x, y + j, cols, sums + j);
+}
+
+// From a vector for each of four rows to one for each of four columns.
+inline void transpose(__m256d (&v)[kGroup]) noexcept {
+  const __m256d low0 = _mm256_unpacklo_pd(v[0], v[1]), high0 = _mm256_unpackhi_pd(v[0], v[1]);
+  const __m256d low1 = _mm256_unpacklo_pd(v[2], v[3]), high1 = _mm256_unpackhi_pd(v[2], v[3]);
+  v[0] = _mm256_permute2f128_pd(low0, low1, 0x20);
+  v[1] = _mm256_permute2f128_pd(high0, high1, 0x20);
+  v[2] = _mm256_permute2f128_pd(low0, low1, 0x31);
+  v[3] = _mm256_permute2f128_pd(high0, high1, 0x31);
 }
 
 template <class Element>
-void widen(const typename Element::Stored* from, std::int64_t count, double* to) noexcept {
-  std::int64_t c = 0;
-  for (; c + kWidth <= count; c += kWidth) _mm256_storeu_pd(to + c, Element::load(from + c));
-  if (c < count) {
-    typename Element::Stored rest[kWidth] = {};
-    for (std::int64_t k = 0; k < count - c; ++k) rest[k] = from[c + k];
-    double values[kWidth];
-    _mm256_storeu_pd(values, Element::load(rest));
-    for (std::int64_t k = 0; k < count - c; ++k) to[c + k] = values[k];
+void pack(const void* const* rows, std::int64_t count, std::int64_t cols, double* to,
+          std::int64_t lane_stride) noexcept {
+  using Stored = typename Element::Stored;
+  const std::int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
+  for (std::int64_t c = 0; c < padded; c += kGroup) {
+    __m256d v[kGroup];
+    if (count == kGroup && c + kGroup <= cols) {
+      STUN_EXT_UNROLL
+      for (int r = 0; r < kGroup; ++r) v[r] = Element::load(static_cast<const Stored*>(rows[r]) + c);
+    } else {
+      STUN_EXT_UNROLL
+      for (int r = 0; r < kGroup; ++r) {
+        v[r] = r < count ? load_rest<Element>(static_cast<const Stored*>(rows[r]) + c, cols - c) : _mm256_setzero_pd();
+      }
+    }
+    transpose(v);
+    double* first = to + c % kLanes * lane_stride + c / kLanes * kGroup;
+    STUN_EXT_UNROLL
+    for (int l = 0; l < kGroup; ++l) _mm256_storeu_pd(first + l * lane_stride, v[l]);
   }
+}
+
+template <class Element>
+constexpr RowKernels row_kernels() noexcept {
+  return {products<Element>, differences<Element>, pack<Element>};
 }
 
 }  // namespace
 
-const DistanceKernels distance_avx2 = {squared_differences, row_with_rows<F32>, row_with_rows<BF16>, row_with_rows<F16>,
-                                       row_with_rows<F64>,  widen<F32>,         widen<BF16>,         widen<F16>};
+const DistanceKernels distance_avx2 = {kGroup,
+                                       kGroupsB,
+                                       panels<Product>,
+                                       panels<Product>,
+                                       panels<Difference>,
+                                       row_kernels<F32>(),
+                                       row_kernels<BF16>(),
+                                       row_kernels<F16>(),
+                                       row_kernels<F64>()};
 
 }  // namespace stun_ext::detail
