@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "stun_ext/cluster.hpp"
@@ -10,7 +13,8 @@
 
 namespace stun_ext::detail {
 
-/// Room for the distances of all pairs of m clusters and of those that will be made of them.
+/// Distances of all pairs of m clusters as a square of rows that lie apart, with room for the columns of clusters that
+/// will be made of them. The memory is not initialized: untouched pages cost nothing.
 class ClusterDistances {
  public:
   /// Bytes that `clusters` take, workspaces of agglomerate() included.
@@ -18,18 +22,28 @@ class ClusterDistances {
 
   explicit ClusterDistances(std::int64_t clusters);
 
-  /// For i < j; from several threads for different pairs.
-  void set(std::int64_t i, std::int64_t j, double distance) noexcept { row(j)[i] = distance; }
+  std::int64_t clusters() const noexcept { return clusters_; }
+  /// Columns of a row, a multiple of kMirrored.
+  std::int64_t capacity() const noexcept { return capacity_; }
 
-  /// Distances of slot j to all lower slots.
-  double* row(std::int64_t slot) noexcept { return values_.data() + size_of_rows(slot); }
-  const double* row(std::int64_t slot) const noexcept { return values_.data() + size_of_rows(slot); }
+  /// For i < j; from several threads for different pairs.
+  void set(std::int64_t i, std::int64_t j, double distance) noexcept { row(i)[j] = distance; }
+
+  /// A row, aligned to a cache line.
+  double* row(std::int64_t i) noexcept { return values_.get() + i * capacity_; }
+
+  /// Copies what is above the diagonal below it.
+  void mirror(Executor& executor);
 
  private:
-  static std::size_t size_of_rows(std::int64_t rows) noexcept {
-    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(rows > 0 ? rows - 1 : 0) / 2;
-  }
-  std::vector<double> values_;
+  struct Free {
+    std::align_val_t alignment;
+    void operator()(double* values) const noexcept;
+  };
+
+  std::int64_t clusters_;
+  std::int64_t capacity_;
+  std::unique_ptr<double[], Free> values_;
 };
 
 /// The clusters that an agglomeration starts from.
@@ -48,12 +62,23 @@ struct Stop {
   double height = std::numeric_limits<double>::infinity();  ///< no merge above it
 };
 
+/// Distances beyond this are refused for Ward and centroid, which square them.
+constexpr double highest_distance(Linkage method) noexcept {
+  return method == Linkage::ward || method == Linkage::centroid ? 1e150 : std::numeric_limits<double>::max();
+}
+
 /// Refuses a value outside the enum.
 void check_method(Linkage method);
 
 /// Merges the closest pair, by (distance, lower id, higher id), until `stop`. See linkage().
-/// @param distances  finite; row j of cluster j in `clusters`, in that order.
-std::vector<Merge> agglomerate(ClusterDistances distances, Clusters clusters, Linkage method, Stop stop,
+/// @param distances  set for all pairs, finite, in the order of `clusters`.
+std::vector<Merge> agglomerate(ClusterDistances distances, const Clusters& clusters, Linkage method, Stop stop,
                                Executor& executor);
+
+/// Single linkage by a minimum spanning tree. Two merges at one height need the order of agglomerate(): then nothing is
+/// merged, and the answer is false.
+/// @param distances  mirrored.
+bool merge_by_spanning_tree(ClusterDistances& distances, const Clusters& clusters, Stop stop,
+                            std::vector<Merge>& merges);
 
 }  // namespace stun_ext::detail

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <vector>
 
@@ -18,7 +17,7 @@ namespace {
 constexpr const char* kOperation = "linkage";
 
 // Without a limit: the n×n matrix up to here, and rounds with half of it beyond.
-constexpr double kMatrixUpTo = 2.0 * (1 << 30);
+constexpr double kMatrixUpTo = 2.5 * (1 << 30);
 
 void check_options(const LinkageOptions& options, std::int64_t n) {
   if (options.n_clusters < 1 || options.n_clusters > n) {
@@ -50,9 +49,7 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   }
   detail::Ticker ticker(kOperation, options.progress);
   const detail::Stop stop = {options.n_clusters, options.height};
-  // Ward and centroid square the distances.
-  const bool squares = method == Linkage::ward || method == Linkage::centroid;
-  const double most = squares ? 1e150 : std::numeric_limits<double>::max();
+  const double most = detail::highest_distance(method);
   if (!fits) return detail::low_memory_linkage(rows, method, plan, stop, executor, ticker);
 
   detail::ClusterDistances distances(n);

@@ -217,11 +217,12 @@ def linkage(
         Y: Condensed distances, [n * (n - 1) / 2], float32 or float64, finite; or observations, [n, d],
             float32, float16, bfloat16 or float64. A 2-D array always means observations. Condensed distances
             that are not contiguous float64 are converted. Observations may be memory-mapped.
-        method: "single", "complete", "average", "ward" or "centroid"; the last two need observations.
+        method: "single", "complete", "average", "ward" or "centroid"; the last two take condensed distances to
+            be Euclidean, as SciPy does.
         memory_limit: Observations only: bytes of working memory. Below what a matrix of n * n distances needs,
             they are computed in several passes over the observations; the merges are the same, heights within
             1e-9 (relative; the last bits of ward's and centroid's vary with the limit and the number of
-            threads). None: the matrix up to 2 GiB.
+            threads). None: the matrix up to 2.5 GiB.
         n_clusters: Observations only: end when so many clusters are left.
         height: Observations only: end before the first merge above it.
         progress: Observations only: called now and then with the fraction done; returning False ends the run
@@ -235,9 +236,9 @@ def linkage(
 
     Raises:
         TypeError: Y is no array, or of another dtype.
-        ValueError: An unknown method, ward or centroid on condensed distances, an impossible length, NaN or
-            Inf, an option for observations with condensed distances, a `memory_limit` that is too low (the
-            message says what is needed), `n_clusters` out of its range, or a `height` that is NaN.
+        ValueError: An unknown method, an impossible length, NaN or Inf, distances above 1e150 for ward and
+            centroid, an option for observations with condensed distances, a `memory_limit` that is too low
+            (the message says what is needed), `n_clusters` out of its range, or a `height` that is NaN.
         RuntimeError: `progress` ended the run.
     """
     host = _host("linkage", "Y", Y)
