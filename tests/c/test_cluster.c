@@ -4,14 +4,18 @@
 
 #include "check.h"
 
+// Of the points' second and third merge, by method.
+static const double kHeights[5][2] = {
+    {2, 4}, {3, 7}, {2.5, 17.0 / 3.0}, {1.1547005383792515 * 2.5, 1.224744871391589 * 17.0 / 3.0}, {2.5, 17.0 / 3.0}};
+
 static void test_linkage(void) {
   stun_ext_merge merges[3];
-  OK(stun_ext_linkage(kCondensed, 6, STUN_EXT_SINGLE, merges, 3, NULL));
-  CHECK(same_merge(merges[0], 0, 1, 1, 2) && same_merge(merges[1], 2, 4, 2, 3) && same_merge(merges[2], 3, 5, 4, 4));
-  OK(stun_ext_linkage(kCondensed, 6, STUN_EXT_COMPLETE, merges, 3, NULL));
-  CHECK(same_merge(merges[0], 0, 1, 1, 2) && same_merge(merges[1], 2, 4, 3, 3) && same_merge(merges[2], 3, 5, 7, 4));
-  OK(stun_ext_linkage(kCondensed, 6, STUN_EXT_AVERAGE, merges, 3, NULL));
-  CHECK(same_merge(merges[1], 2, 4, 2.5, 3) && same_merge(merges[2], 3, 5, 17.0 / 3.0, 4));
+  for (stun_ext_linkage_method method = STUN_EXT_SINGLE; method <= STUN_EXT_CENTROID; ++method) {
+    OK(stun_ext_linkage(kCondensed, 6, method, merges, 3, NULL));
+    CHECK(same_merge(merges[0], 0, 1, 1, 2));
+    CHECK(same_merge(merges[1], 2, 4, kHeights[method - 1][0], 3));
+    CHECK(same_merge(merges[2], 3, 5, kHeights[method - 1][1], 4));
+  }
   OK(stun_ext_linkage(NULL, 0, STUN_EXT_SINGLE, NULL, 0, NULL));  // one observation
 
   memset(merges, 0, sizeof merges);
@@ -20,8 +24,6 @@ static void test_linkage(void) {
   REFUSES(stun_ext_linkage(kCondensed, 5, STUN_EXT_SINGLE, merges, 3, NULL), "got 3 and 5");
   REFUSES(stun_ext_linkage(kCondensed, 6, 0, merges, 3, NULL), "method must be one of the STUN_EXT_ linkage methods");
   REFUSES(stun_ext_linkage(kCondensed, 6, 6, merges, 3, NULL), "methods, got 6");
-  REFUSES(stun_ext_linkage(kCondensed, 6, STUN_EXT_WARD, merges, 3, NULL), "method ward is defined on observations");
-  REFUSES(stun_ext_linkage(kCondensed, 6, STUN_EXT_CENTROID, merges, 3, NULL), "method centroid is defined on");
   REFUSES(stun_ext_linkage(kCondensed, 6, STUN_EXT_SINGLE, NULL, 3, NULL), "[linkage] merges must not be null");
   REFUSES(stun_ext_linkage(kCondensed, 6, STUN_EXT_SINGLE, merges, 2, NULL), "got 2 and 6");
   REFUSES(stun_ext_linkage(kCondensed, 6, STUN_EXT_SINGLE, merges, -1, NULL), "merges must not have a negative size");
@@ -34,15 +36,13 @@ static void test_linkage(void) {
 static void test_linkage_rows(void) {
   const stun_ext_const_matrix rows = points();
   const stun_ext_linkage_options defaults = STUN_EXT_LINKAGE_OPTIONS_INIT;
-  const double heights[5][2] = {
-      {2, 4}, {3, 7}, {2.5, 17.0 / 3.0}, {sqrt(4.0 / 3.0) * 2.5, sqrt(1.5) * 17.0 / 3.0}, {2.5, 17.0 / 3.0}};
   stun_ext_merge merges[4];
   int64_t count = -1;
   for (stun_ext_linkage_method method = STUN_EXT_SINGLE; method <= STUN_EXT_CENTROID; ++method) {
     OK(stun_ext_linkage_rows(&rows, method, &defaults, merges, 3, &count, NULL));
     CHECK(count == 3 && same_merge(merges[0], 0, 1, 1, 2));
-    CHECK(same_merge(merges[1], 2, 4, heights[method - 1][0], 3));
-    CHECK(same_merge(merges[2], 3, 5, heights[method - 1][1], 4));
+    CHECK(same_merge(merges[1], 2, 4, kHeights[method - 1][0], 3));
+    CHECK(same_merge(merges[2], 3, 5, kHeights[method - 1][1], 4));
   }
 
   stun_ext_linkage_options options = defaults;

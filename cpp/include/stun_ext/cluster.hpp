@@ -43,8 +43,8 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
 struct LinkageOptions {
   /// Bytes of working memory beside the rows and the result. 0: as much as is fastest (n×n doubles while they fit
   /// 2.5 GiB). Below what n×n needs, distances are computed in passes over the rows, several times; the merges are the
-  /// same, heights within 1e-9 (relative; the last bits of Ward's and
-  /// centroid's vary with the limit and the number of threads).
+  /// same, heights within 1e-9 (relative; the last bits of Ward's and centroid's vary with the limit and the number of
+  /// threads).
   std::int64_t memory_limit = 0;
   std::int64_t n_clusters = 1;                              ///< end when so many clusters are left, in [1, n]
   double height = std::numeric_limits<double>::infinity();  ///< end before the first merge above it; not NaN
@@ -56,8 +56,8 @@ struct LinkageOptions {
 /// @param rows  [n, d] as in pairwise_distances; may be a memory-mapped file larger than memory.
 /// @return      the first merges: n − 1, or fewer if the options end it early.
 /// @throws std::invalid_argument as pairwise_distances, if distances overflow (above 1e150 for Ward and centroid, and
-/// in passes), or if
-///         memory_limit is below what the smallest working set for this n and d takes (the message says how much).
+///         in passes), or if memory_limit is below what the smallest working set for this n and d takes (the message
+///         says how much).
 /// @throws CancelledError if the progress says so.
 std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const LinkageOptions& options = {},
                                 Executor& executor = default_executor());

@@ -229,8 +229,8 @@ STUN_EXT_API stun_ext_status stun_ext_mixed_distances(const stun_ext_const_matri
 // --- Clusters (cluster.hpp). `labels`: for each of the n observations the lowest one in its cluster.
 
 /// Agglomerative clustering of condensed distances: the closest pair first, ties by (lower id, higher id).
-/// `condensed`: n(n−1)/2 finite distances. `method`: single, complete or average. `merges`: n−1, heights
-/// non-decreasing.
+/// `condensed`: n(n−1)/2 finite distances, which Ward and centroid take to be Euclidean (at most 1e150). `merges`: n−1,
+/// heights non-decreasing but for centroid.
 STUN_EXT_API stun_ext_status stun_ext_linkage(const double* condensed, int64_t condensed_size,
                                               stun_ext_linkage_method method, stun_ext_merge* merges,
                                               int64_t merges_size, const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
