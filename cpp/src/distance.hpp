@@ -42,9 +42,18 @@ class SquaredDistanceBlock {
                std::int64_t nb, double* out);
 
  private:
+  struct Rows {
+    const std::uint32_t* index;
+    std::int64_t count;
+    const double* norms;
+  };
+  static constexpr std::int64_t kTileRows = 48;
+  void compute_tile(const RowSource& source, const Rows& a, const Rows& b, double* out, std::int64_t stride);
+  void sum(Term term, const RowSource& source, const Rows& a, const Rows& b, double* out, std::int64_t stride);
+
   std::int64_t cols_;
   LineBuffer memory_;
-  std::vector<double> norms_;
+  std::vector<double> norms_, differences_;
 };
 
 /// Distances of all pairs of rows, see pairwise_distances.

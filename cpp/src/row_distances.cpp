@@ -55,6 +55,10 @@ void squared_norms(const RowSource& source, std::int64_t first, const std::uint3
 
 void squared_distances(const ConstMatrixView& rows, std::int64_t i, const std::uint32_t* others, std::int64_t count,
                        double* out) noexcept {
+  if (count == 1) {
+    *out = squared_distance(rows, i, *others);
+    return;
+  }
   const RowSource source(distance_kernels(), rows);
   for (std::int64_t first = 0; first < count; first += kManyRows, others += kManyRows, out += kManyRows) {
     const std::int64_t some = std::min(kManyRows, count - first);
@@ -78,10 +82,16 @@ void squared_distances(const ConstMatrixView& rows, std::int64_t i, const std::u
 }
 
 double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_t j) noexcept {
-  const auto other = static_cast<std::uint32_t>(j);
-  double squared;
-  squared_distances(rows, i, &other, 1, &squared);
-  return squared;
+  const RowSource source(distance_kernels(), rows);
+  double buffer[2][kBlockCols];
+  double sums[4] = {};
+  for (std::int64_t col = 0; col < rows.cols; col += kBlockCols) {
+    const std::int64_t cols = std::min(kBlockCols, rows.cols - col);
+    source.kernels().pair(source.block(i, col, cols, buffer[0]), source.block(j, col, cols, buffer[1]), cols, sums);
+  }
+  const double squared =
+      rows.cols < Rule::kProductCols ? Rule::kByDifferences : Rule::from_products(sums[0], sums[1], sums[2]);
+  return squared == Rule::kByDifferences ? sums[3] : squared;
 }
 
 void squared_differences(const RowSource& source, const std::vector<RowPair>& pairs, double* out) noexcept {
@@ -103,46 +113,64 @@ void squared_differences(const RowSource& source, const std::vector<RowPair>& pa
 void SquaredDistanceBlock::compute(const ConstMatrixView& rows, const std::uint32_t* a, std::int64_t na,
                                    const std::uint32_t* b, std::int64_t nb, double* out) {
   constexpr std::int64_t kWorthPacking = 12;  // rows on either side
-  constexpr std::int64_t kTileRows = 48;
   if (nb == 1) return squared_distances(rows, b[0], a, na, out);
   if (std::min(na, nb) < kWorthPacking || cols_ < Rule::kProductCols) {
     for (std::int64_t i = 0; i < na; ++i) squared_distances(rows, a[i], b, nb, out + i * nb);
     return;
   }
-  const DistanceKernels& kernels = distance_kernels();
-  const RowSource source(kernels, rows);
+  const RowSource source(distance_kernels(), rows);
   norms_.resize(static_cast<std::size_t>(na + nb));
-  double* norms_b = norms_.data() + na;
   squared_norms(source, 0, a, na, norms_.data());
-  squared_norms(source, 0, b, nb, norms_b);
-  constexpr std::int64_t kTileValues = kTileRows * kTileRows;
-  const std::int64_t panel = DistancePanel::size(kernels, kTileRows, std::min(cols_, kBlockCols));
-  memory_.reserve(2 * (panel + kTileValues));
-  double* products = memory_.data() + 2 * panel;
-  double* of_block = products + kTileValues;
-  std::fill_n(of_block, kTileValues, 0.0);
-  for (std::int64_t i0 = 0; i0 < na; i0 += kTileRows) {
-    const std::int64_t i_rows = std::min(kTileRows, na - i0);
-    for (std::int64_t j0 = 0; j0 < nb; j0 += kTileRows) {
-      const std::int64_t j_rows = std::min(kTileRows, nb - j0);
-      std::fill_n(products, kTileValues, 0.0);
-      for (std::int64_t col = 0; col < cols_; col += kBlockCols) {
-        const std::int64_t cols = std::min(kBlockCols, cols_ - col);
-        DistancePanel panel_a(source, i_rows, col, cols, memory_.data());
-        DistancePanel panel_b(source, j_rows, col, cols, memory_.data() + panel);
-        panel_a.pack(source, 0, a + i0);
-        panel_b.pack(source, 0, b + j0);
-        DistancePanel::sum_block(Term::product, 0, panel_a, panel_a.groups(), panel_b, panel_b.groups(), false,
-                                 of_block, kTileRows);
-        for (std::int64_t k = 0; k < kTileValues; ++k) products[k] += of_block[k];
-      }
-      for (std::int64_t i = 0; i < i_rows; ++i) {
-        for (std::int64_t j = 0; j < j_rows; ++j) {
-          double squared = Rule::from_products(norms_[static_cast<std::size_t>(i0 + i)], norms_b[j0 + j],
-                                               products[i * kTileRows + j]);
-          if (squared == Rule::kByDifferences) by_differences(source, a[i0 + i], b + j0 + j, 1, &squared);
-          out[(i0 + i) * nb + j0 + j] = squared;
-        }
+  squared_norms(source, 0, b, nb, norms_.data() + na);
+  for (std::int64_t i = 0; i < na; i += kTileRows) {
+    for (std::int64_t j = 0; j < nb; j += kTileRows) {
+      compute_tile(source, {a + i, std::min(kTileRows, na - i), norms_.data() + i},
+                   {b + j, std::min(kTileRows, nb - j), norms_.data() + na + j}, out + i * nb + j, nb);
+    }
+  }
+}
+
+void SquaredDistanceBlock::compute_tile(const RowSource& source, const Rows& a, const Rows& b, double* out,
+                                        std::int64_t stride) {
+  sum(Term::product, source, a, b, out, stride);
+  std::int64_t cancelled = 0;
+  for (std::int64_t i = 0; i < a.count; ++i) {
+    for (std::int64_t j = 0; j < b.count; ++j) {
+      double& squared = out[i * stride + j];
+      squared = Rule::from_products(a.norms[i], b.norms[j], squared);
+      cancelled += squared == Rule::kByDifferences ? 1 : 0;
+    }
+  }
+  if (cancelled == 0) return;
+  // All, packed, where these are many.
+  differences_.resize(static_cast<std::size_t>(kTileRows * kTileRows));
+  const bool are_many = 3 * cancelled > a.count * b.count;
+  if (are_many) sum(Term::difference, source, a, b, differences_.data(), kTileRows);
+  for (std::int64_t i = 0; i < a.count; ++i) {
+    for (std::int64_t j = 0; j < b.count; ++j) {
+      double& squared = out[i * stride + j];
+      if (squared != Rule::kByDifferences) continue;
+      squared = are_many ? differences_[static_cast<std::size_t>(i * kTileRows + j)]
+                         : squared_distance(source.rows(), a.index[i], b.index[j]);
+    }
+  }
+}
+
+void SquaredDistanceBlock::sum(Term term, const RowSource& source, const Rows& a, const Rows& b, double* out,
+                               std::int64_t stride) {
+  const std::int64_t panel = DistancePanel::size(source.all_kernels(), kTileRows, std::min(cols_, kBlockCols));
+  memory_.reserve(2 * panel + kTileRows * kTileRows);
+  double* block = memory_.data() + 2 * panel;
+  for (std::int64_t col = 0; col < cols_; col += kBlockCols) {
+    const std::int64_t cols = std::min(kBlockCols, cols_ - col);
+    DistancePanel panel_a(source, a.count, col, cols, memory_.data());
+    DistancePanel panel_b(source, b.count, col, cols, memory_.data() + panel);
+    panel_a.pack(source, 0, a.index);
+    panel_b.pack(source, 0, b.index);
+    DistancePanel::sum_block(term, 0, panel_a, panel_a.groups(), panel_b, panel_b.groups(), false, block, kTileRows);
+    for (std::int64_t i = 0; i < a.count; ++i) {
+      for (std::int64_t j = 0; j < b.count; ++j) {
+        out[i * stride + j] = block[i * kTileRows + j] + (col > 0 ? out[i * stride + j] : 0.0);
       }
     }
   }

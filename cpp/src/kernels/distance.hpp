@@ -20,6 +20,10 @@ constexpr std::int64_t kManyRows = 4;
 
 /// Kernels for contiguous rows of one element type, up to kBlockCols columns of one block.
 struct RowKernels {
+  /// Adds x·x, y·y, x·y and (x − y)² to sums[0 … 3]: for a single pair it is the time of a chain that counts, and four
+  /// take no longer than one.
+  void (*pair)(const void* x, const void* y, std::int64_t cols, double* sums) noexcept;
+
   /// Adds x·x to sums[0], and for each row y_j of `count` <= kManyRows x·y_j to sums[1 + 2j] and y_j·y_j to
   /// sums[2 + 2j].
   void (*products)(const void* x, const void* const* y, std::int64_t count, std::int64_t cols, double* sums) noexcept;

@@ -97,6 +97,37 @@ inline void add_lanes(__m256d lanes, double& sum) noexcept {
   for (int l = 0; l < kGroup; ++l) sum += values[l];
 }
 
+template <class Element>
+void pair(const void* x_data, const void* y_data, std::int64_t cols, double* sums) noexcept {
+  const auto* x = static_cast<const typename Element::Stored*>(x_data);
+  const auto* y = static_cast<const typename Element::Stored*>(y_data);
+  __m256d lanes[4][kHalves];  // here both halves at once: there is room
+  STUN_EXT_UNROLL
+  for (int k = 0; k < 4; ++k) lanes[k][0] = lanes[k][1] = _mm256_setzero_pd();
+  const auto add = [&](int half, __m256d of_x, __m256d of_y) {
+    lanes[0][half] = Product::add(of_x, of_x, lanes[0][half]);
+    lanes[1][half] = Product::add(of_y, of_y, lanes[1][half]);
+    lanes[2][half] = Product::add(of_x, of_y, lanes[2][half]);
+    lanes[3][half] = Difference::add(of_x, of_y, lanes[3][half]);
+  };
+  std::int64_t c = 0;
+  for (; c + kLanes <= cols; c += kLanes) {
+    add(0, Element::load(x + c), Element::load(y + c));
+    add(1, Element::load(x + c + kGroup), Element::load(y + c + kGroup));
+  }
+  STUN_EXT_UNROLL
+  for (int half = 0; half < kHalves; ++half, c += kGroup) {
+    if (c < cols) add(half, load_rest<Element>(x + c, cols - c), load_rest<Element>(y + c, cols - c));
+  }
+  STUN_EXT_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    double block = 0.0;
+    add_lanes(lanes[k][0], block);
+    add_lanes(lanes[k][1], block);
+    sums[k] += block;
+  }
+}
+
 template <class Element, int B>
 inline void products_with(const typename Element::Stored* x, const typename Element::Stored* const* y,
                           std::int64_t cols, double* sums) noexcept {
@@ -232,7 +263,7 @@ void pack(const void* const* rows, std::int64_t count, std::int64_t cols, double
 
 template <class Element>
 constexpr RowKernels row_kernels() noexcept {
-  return {products<Element>, differences<Element>, pack<Element>};
+  return {pair<Element>, products<Element>, differences<Element>, pack<Element>};
 }
 
 }  // namespace

@@ -98,6 +98,26 @@ inline void add_lanes(__m512d lanes, double& sum) noexcept {
   sum += block;
 }
 
+template <class Element>
+void pair(const void* x_data, const void* y_data, std::int64_t cols, double* sums) noexcept {
+  const auto* x = static_cast<const typename Element::Stored*>(x_data);
+  const auto* y = static_cast<const typename Element::Stored*>(y_data);
+  __m512d xx = _mm512_setzero_pd(), yy = xx, xy = xx, differences = xx;
+  const auto add = [&](__m512d of_x, __m512d of_y) {
+    xx = Product::add(of_x, of_x, xx);
+    yy = Product::add(of_y, of_y, yy);
+    xy = Product::add(of_x, of_y, xy);
+    differences = Difference::add(of_x, of_y, differences);
+  };
+  std::int64_t c = 0;
+  for (; c + kLanes <= cols; c += kLanes) add(Element::load(x + c), Element::load(y + c));
+  if (c < cols) add(load_rest<Element>(x + c, cols - c), load_rest<Element>(y + c, cols - c));
+  add_lanes(xx, sums[0]);
+  add_lanes(yy, sums[1]);
+  add_lanes(xy, sums[2]);
+  add_lanes(differences, sums[3]);
+}
+
 template <class Element, int B>
 inline void products_with(const typename Element::Stored* x, const typename Element::Stored* const* y,
                           std::int64_t cols, double* sums) noexcept {
@@ -237,7 +257,7 @@ void pack(const void* const* rows, std::int64_t count, std::int64_t cols, double
 
 template <class Element>
 constexpr RowKernels row_kernels() noexcept {
-  return {products<Element>, differences<Element>, pack<Element>};
+  return {pair<Element>, products<Element>, differences<Element>, pack<Element>};
 }
 
 }  // namespace

@@ -67,6 +67,17 @@ double block_of(const Element* x, const Element* y, std::int64_t cols) noexcept 
 }
 
 template <class Element>
+void pair(const void* x_data, const void* y_data, std::int64_t cols, double* sums) noexcept {
+  using Term = Product<!std::is_same_v<Element, double>>;
+  const auto* x = static_cast<const Element*>(x_data);
+  const auto* y = static_cast<const Element*>(y_data);
+  sums[0] += block_of<Term>(x, x, cols);
+  sums[1] += block_of<Term>(y, y, cols);
+  sums[2] += block_of<Term>(x, y, cols);
+  sums[3] += block_of<Difference>(x, y, cols);
+}
+
+template <class Element>
 void products(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
               double* sums) noexcept {
   using Term = Product<!std::is_same_v<Element, double>>;
@@ -103,7 +114,7 @@ void pack(const void* const* rows, std::int64_t count, std::int64_t cols, double
 
 template <class Element>
 constexpr RowKernels row_kernels() noexcept {
-  return {products<Element>, differences<Element>, pack<Element>};
+  return {pair<Element>, products<Element>, differences<Element>, pack<Element>};
 }
 
 }  // namespace
