@@ -82,6 +82,14 @@ py::array n_of_m(const py::object& s, std::int64_t n, std::int64_t m, const Bits
   return out;
 }
 
+std::int64_t n_of_m_prune(const py::object& w, const py::object& input_sq_norm, std::int64_t n, std::int64_t m,
+                          const BitsName& dtype) {
+  const Array weight({"nm_prune_", "W"}, w, Access::write, {2}, kWeights, dtype);
+  const Values<float> norms = norms_of("nm_prune_", input_sq_norm);
+  const py::gil_scoped_release release;
+  return nm_prune(weight.mutable_view(), norms.span(), n, m);
+}
+
 void apply(const py::object& w, const py::object& mask_object, const BitsName& dtype) {
   const Array weight({"apply_mask_", "W"}, w, Access::write, {2}, kWeights, dtype);
   const Array kept({"apply_mask_", "mask"}, mask_object, Access::read, {2}, {Element::boolean});
@@ -119,6 +127,8 @@ void register_mask(py::module_& module) {
   module.def("wanda_mask", &mask, py::arg("W"), py::arg("input_sq_norm"), py::arg("sparsity"), py::arg("dtype"));
   module.def("wanda_prune_", &prune, py::arg("W"), py::arg("input_sq_norm"), py::arg("sparsity"), py::arg("dtype"));
   module.def("nm_mask", &n_of_m, py::arg("scores"), py::arg("n"), py::arg("m"), py::arg("dtype"));
+  module.def("nm_prune_", &n_of_m_prune, py::arg("W"), py::arg("input_sq_norm"), py::arg("n"), py::arg("m"),
+             py::arg("dtype"));
   module.def("apply_mask_", &apply, py::arg("W"), py::arg("mask"), py::arg("dtype"));
 }
 

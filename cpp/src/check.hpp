@@ -42,10 +42,4 @@ constexpr std::int64_t rows_per_task(std::int64_t cols) noexcept {
   return cols >= kElements ? 1 : cols <= 1 ? kElements : kElements / cols;
 }
 
-/// The same for tasks that allocate a workspace: only a few of them for each thread, however many rows there are.
-inline std::int64_t rows_per_workspace(std::int64_t rows, std::int64_t cols, const Executor& executor) noexcept {
-  constexpr std::int64_t kTasksPerThread = 8;
-  return std::max(rows_per_task(cols), rows / (kTasksPerThread * executor.concurrency()));
-}
-
 }  // namespace stun_ext::detail

@@ -2,9 +2,10 @@
 #include "stun_ext/view.hpp"
 
 #include <atomic>
-#include <cmath>
 
 #include "check.hpp"
+#include "dispatch.hpp"
+#include "kernels/check.hpp"
 #include "load.hpp"
 
 namespace stun_ext::detail {
@@ -37,12 +38,16 @@ struct Exponent<BFloat16> {
 enum class Refused { nan_and_inf, nan };
 
 template <Refused refused, class Element>
-bool is_bad(const Element& value) noexcept {
+constexpr typename Exponent<Element>::Bits highest_good() noexcept {
   using E = Exponent<Element>;
-  typename E::Bits bits;
+  return refused == Refused::nan ? E::mask : E::mask - 1;
+}
+
+template <Refused refused, class Element>
+bool is_bad(const Element& value) noexcept {
+  typename Exponent<Element>::Bits bits;
   std::memcpy(&bits, &value, sizeof bits);
-  const auto size = static_cast<typename E::Bits>(bits & E::magnitude);
-  return refused == Refused::nan ? size > E::mask : size >= E::mask;
+  return (bits & Exponent<Element>::magnitude) > highest_good<refused, Element>();
 }
 
 // Integers, the fallback of the tests on floats, are always good.
@@ -52,13 +57,20 @@ bool is_bad(const std::int64_t&) noexcept {
 }
 
 template <Refused refused, class Element>
-bool any_bad(const Element* data, std::int64_t count, std::int64_t stride) noexcept {
-  unsigned bad = 0;
-  if (stride == 1) {
-    for (std::int64_t i = 0; i < count; ++i) bad |= static_cast<unsigned>(is_bad<refused>(data[i]));
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) bad |= static_cast<unsigned>(is_bad<refused>(data[i * stride]));
+bool any_bad(const CheckKernels& kernels, const Element* data, std::int64_t count, std::int64_t stride) noexcept {
+  if constexpr (sizeof(Element) == 2) {
+    if (stride == 1) {
+      return kernels.any_above_u16(reinterpret_cast<const std::uint16_t*>(data), count,
+                                   highest_good<refused, Element>());
+    }
+  } else if constexpr (sizeof(Element) == 4) {
+    if (stride == 1) {
+      return kernels.any_above_u32(reinterpret_cast<const std::uint32_t*>(data), count,
+                                   highest_good<refused, Element>());
+    }
   }
+  unsigned bad = 0;
+  for (std::int64_t i = 0; i < count; ++i) bad |= static_cast<unsigned>(is_bad<refused>(data[i * stride]));
   return bad != 0;
 }
 
@@ -70,11 +82,12 @@ void check_elements(const char* operation, const char* name, const ConstMatrixVi
   const std::int64_t length = column_major ? view.rows : view.cols;
   const std::int64_t line_stride = column_major ? view.col_stride : view.row_stride;
   const std::int64_t stride = column_major ? view.row_stride : view.col_stride;
+  const CheckKernels& kernels = STUN_EXT_KERNELS(check);
   std::atomic<bool> bad{false};
   auto scan = [&](std::int64_t begin, std::int64_t end) {
     dispatch(view, [&](const auto* data) {
       for (std::int64_t line = begin; line < end; ++line) {
-        if (any_bad<refused>(data + line * line_stride, length, stride)) {
+        if (any_bad<refused>(kernels, data + line * line_stride, length, stride)) {
           bad.store(true, std::memory_order_relaxed);
           return;
         }

@@ -42,6 +42,7 @@ __all__ = [
     "linkage",
     "mixed_distances",
     "nm_mask",
+    "nm_prune_",
     "num_threads",
     "pairwise_distances",
     "set_num_threads",
@@ -439,6 +440,32 @@ def nm_mask(scores: ArrayT, n: int, m: int, *, dtype: BitsName | None = None) ->
         ValueError: n or m is illegal, C is no multiple of m, or NaN (the row is named).
     """
     return _like(scores, _core.nm_mask(_host("nm_mask", "scores", scores), n, m, dtype))
+
+
+def nm_prune_(W: Array, input_sq_norm: Array | None, n: int, m: int, *, dtype: BitsName | None = None) -> int:
+    """n:m pruning by Wanda, in place: of every m consecutive weights those with the n highest scores stay.
+
+    Ties prune the lowest column first. No scores and no mask are stored.
+
+    Args:
+        W: Writable weights, [R, C], as in `wanda_prune_`; C a multiple of m.
+        input_sq_norm: [C] or None (magnitude), as in `wanda_scores`.
+        n: Kept per block, 1 <= n < m.
+        m: Block length.
+        dtype: "bfloat16" if W holds bfloat16 bits as uint16.
+
+    Returns:
+        How many weights of W are exactly zero afterwards, those included that were zero before.
+
+    Raises:
+        TypeError: As `wanda_scores`.
+        ValueError: As `wanda_scores`, n or m is illegal, C is no multiple of m, or W is read-only or shares memory
+            between its own elements. W is unchanged then.
+    """
+    weight, norms = _host("nm_prune_", "W", W), _norms("nm_prune_", input_sq_norm)
+    zeros = _core.nm_prune_(weight, norms, n, m, dtype)
+    _write_back(W, weight)
+    return zeros
 
 
 def apply_mask_(W: Array, mask: Array, *, dtype: BitsName | None = None) -> None:

@@ -149,10 +149,8 @@ def prune_matrix(
         sparsity: share to zero (ignored with a pattern).
         pattern: (n, m) keeps n of every m inputs.
     """
-    if pattern is not None:
-        mask = ops.nm_mask(scores(weight, input_sq_norm), *pattern)
-        ops.apply_mask_(weight, mask)
-        return weight.numel() - int(torch.count_nonzero(weight))
-    counts = prune_counts(weight.shape[0], weight.shape[1], sparsity)
     norms = None if input_sq_norm is None else input_sq_norm.to(weight.device, torch.float32)
+    if pattern is not None:
+        return ops.nm_prune_(weight, norms, *pattern)
+    counts = prune_counts(weight.shape[0], weight.shape[1], sparsity)
     return ops.wanda_prune_(weight, norms, counts)

@@ -50,53 +50,78 @@ std::vector<float> scores_of_row(const Matrix& weight, const std::vector<float>&
   return scores;
 }
 
-/// Weights of one of several kinds: 0 normal, 1 few values (ties), 2 all equal, 3 many zeros of both signs,
-/// 4 every magnitude that the type has.
+/// Weights of one of several kinds: 0 normal, 1 few values (ties), 2 all equal, 3 many zeros of both signs, 4 every
+/// magnitude that the type has, 5 scores that differ in their last bits, 6 rows of very different size.
+constexpr int kKinds = 7;
+
 void fill(Matrix& weight, std::mt19937& generator, int kind) {
   std::normal_distribution<double> normal;
-  std::uniform_int_distribution<int> few(-3, 3), exponent(-14, 15), sign(0, 1);
-  weight.fill([&](std::int64_t, std::int64_t) -> double {
+  std::uniform_int_distribution<int> few(-3, 3), exponent(-14, 15), sign(0, 1), last(0, 40);
+  weight.fill([&](std::int64_t r, std::int64_t) -> double {
     if (kind == 1) return few(generator);
     if (kind == 2) return 0.5;
     if (kind == 3) return few(generator) == 0 ? normal(generator) : sign(generator) == 0 ? 0.0 : -0.0;
     if (kind == 4) return std::ldexp(normal(generator), exponent(generator)) * 0.1;
+    if (kind == 5) return 1 + std::ldexp(last(generator), -23);
+    if (kind == 6) return std::ldexp(normal(generator), static_cast<int>(r % 3) * 5 - 5);
     return normal(generator);
   });
 }
 
+std::vector<float> some_squares(std::int64_t cols, std::mt19937& generator) {
+  std::uniform_int_distribution<int> square(0, 4);
+  std::vector<float> squares;
+  for (std::int64_t c = 0; c < cols; ++c) squares.push_back(static_cast<float>(square(generator)));
+  return squares;
+}
+
+/// `pruned(r, c)` of the weights are +0 and the others have kept their bits.
+template <class Pruned>
+void expect_zeroed(const Matrix& before, const Matrix& after, std::int64_t zeros, Pruned&& pruned) {
+  Matrix expected = before;
+  std::int64_t expected_zeros = 0;
+  for (std::int64_t r = 0; r < before.view().rows; ++r) {
+    for (std::int64_t c = 0; c < before.view().cols; ++c) {
+      if (pruned(r, c)) expected.set(r, c, 0.0);
+      expected_zeros += expected.get(r, c) == 0.0;
+    }
+  }
+  ASSERT_EQ(after.bytes(), expected.bytes());  // guards among them
+  ASSERT_EQ(zeros, expected_zeros);
+}
+
+/// Against a stable sort, with every instruction set.
 void expect_pruned(DType dtype, Layout layout, std::int64_t rows, std::int64_t cols, int kind, bool with_norm,
                    std::mt19937& generator) {
   Matrix weight(dtype, rows, cols, layout);
   fill(weight, generator, kind);
-  std::vector<float> squares;
-  std::uniform_int_distribution<int> square(0, 4);
-  for (std::int64_t c = 0; with_norm && c < cols; ++c) squares.push_back(static_cast<float>(square(generator)));
+  const std::vector<float> squares = with_norm ? some_squares(cols, generator) : std::vector<float>();
   std::vector<std::int64_t> counts;
+  std::vector<std::vector<bool>> pruned;
   std::uniform_int_distribution<std::int64_t> any(0, cols);
-  for (std::int64_t r = 0; r < rows; ++r) counts.push_back(r % 5 == 3 ? 0 : r % 5 == 4 ? cols : any(generator));
-
-  Mask mask(rows, cols);
-  wanda_mask(weight.view(), squares, counts, mask.view);
-  ASSERT_TRUE(mask.guards_hold());
-  Matrix by_mask = weight, in_place = weight;
-  apply_mask(by_mask.view(), mask.view);
-  const std::int64_t zeros = wanda_prune(in_place.view(), squares, counts);
-  ASSERT_EQ(by_mask.bytes(), in_place.bytes());  // guards among them
-
-  std::int64_t expected_zeros = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    const std::vector<bool> pruned =
-        pruned_reference(scores_of_row(weight, squares, r), counts[static_cast<std::size_t>(r)]);
-    for (std::int64_t c = 0; c < cols; ++c) {
-      const bool goes = pruned[static_cast<std::size_t>(c)];
-      ASSERT_EQ(mask.keeps(r, c), !goes) << name_of(dtype) << " row " << r << " column " << c;
-      const double expected = goes ? 0.0 : weight.get(r, c);
-      ASSERT_EQ(in_place.get(r, c), expected);
-      ASSERT_EQ(std::signbit(in_place.get(r, c)), std::signbit(expected));  // +0 where pruned, −0 kept where kept
-      expected_zeros += expected == 0.0;
-    }
+    counts.push_back(r % 5 == 3 ? 0 : r % 5 == 4 ? cols : any(generator));
+    pruned.push_back(pruned_reference(scores_of_row(weight, squares, r), counts.back()));
   }
-  ASSERT_EQ(zeros, expected_zeros);
+  const auto goes = [&](std::int64_t r, std::int64_t c) {
+    return pruned[static_cast<std::size_t>(r)][static_cast<std::size_t>(c)];
+  };
+  for (const Isa isa : cpu_info().supported) {
+    const ForcedIsa forced(isa);
+    Mask mask(rows, cols);
+    wanda_mask(weight.view(), squares, counts, mask.view);
+    ASSERT_TRUE(mask.guards_hold());
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        ASSERT_EQ(mask.keeps(r, c), !goes(r, c)) << name_of(isa) << ' ' << name_of(dtype) << ' ' << r << ',' << c;
+      }
+    }
+    Matrix by_mask = weight, in_place = weight;
+    apply_mask(by_mask.view(), mask.view);
+    const std::int64_t zeros = wanda_prune(in_place.view(), squares, counts);
+    ASSERT_EQ(by_mask.bytes(), in_place.bytes());
+    expect_zeroed(weight, in_place, zeros, goes);
+  }
 }
 
 TEST(WandaMask, HandCheckable) {
@@ -117,14 +142,24 @@ TEST(WandaMask, MatchesAStableSortAtEveryDtypeLayoutSizeAndKind) {
   for (const DType dtype : kWeightTypes) {
     for (const Layout layout : kLayouts) {
       for (const auto& [rows, cols] :
-           {std::pair<int, int>{1, 1}, {5, 2}, {6, 3}, {5, 7}, {7, 8}, {5, 9}, {40, 33}, {66, 100}, {6, 1500}}) {
-        for (int kind = 0; kind < 5; ++kind) {
+           {std::pair<int, int>{1, 1}, {5, 2}, {6, 3}, {5, 15}, {7, 16}, {5, 17}, {40, 33}, {66, 64}, {6, 900}}) {
+        for (int kind = 0; kind < kKinds; ++kind) {
           for (const bool with_norm : {false, true}) {
             expect_pruned(dtype, layout, rows, cols, kind, with_norm, generator);
             if (HasFatalFailure()) return;
           }
         }
       }
+    }
+  }
+}
+
+TEST(WandaMask, MatchesAStableSortOnLongRows) {  // the first cut is looked for in a sample, the next near the last
+  std::mt19937 generator(6);
+  for (const DType dtype : kWeightTypes) {
+    for (int kind = 0; kind < kKinds; ++kind) {
+      expect_pruned(dtype, Layout::row_major, 7, 4097 + 64 * kind, kind, kind % 2 == 0, generator);
+      if (HasFatalFailure()) return;
     }
   }
 }
@@ -213,39 +248,44 @@ TEST(PrunedPerRow, TruncatesAsPythonDoes) {
   expect_error([] { pruned_per_row(-1, 0.5); }, {"cols must not be negative, got -1"});
 }
 
+constexpr std::pair<int, int> kPatterns[] = {{1, 2}, {2, 4},  {1, 4},   {3, 4},   {4, 8},   {1, 8},  {7, 8},
+                                             {2, 3}, {5, 16}, {15, 16}, {10, 32}, {20, 33}, {1, 50}, {49, 50}};
+
+/// Row after row, whether a stable ascending sort of its block puts a score among the first m - n.
+template <class Score>
+std::vector<bool> pruned_blocks(std::int64_t rows, std::int64_t cols, int n, int m, Score&& score) {
+  std::vector<bool> pruned;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t block = 0; block < cols; block += m) {
+      std::vector<float> values;
+      for (int k = 0; k < m; ++k) values.push_back(score(r, block + k));
+      const std::vector<bool> of_block = pruned_reference(values, m - n);
+      pruned.insert(pruned.end(), of_block.begin(), of_block.end());
+    }
+  }
+  return pruned;
+}
+
 TEST(NmMask, MatchesAStableSortPerBlock) {
   std::mt19937 generator(4);
-  for (const auto& [n, m] : {std::pair<int, int>{1, 2},
-                             {2, 4},
-                             {1, 4},
-                             {3, 4},
-                             {4, 8},
-                             {1, 8},
-                             {7, 8},
-                             {2, 3},
-                             {5, 16},
-                             {10, 32},
-                             {20, 33},
-                             {1, 100},
-                             {99, 100}}) {
+  for (const auto& [n, m] : kPatterns) {
     for (const DType dtype : kWeightTypes) {
       for (const Layout layout : kLayouts) {
         for (int kind = 0; kind < 4; ++kind) {
-          const std::int64_t rows = 35, cols = m * 3;
+          const std::int64_t rows = 35, cols = m * (1 + 40 / m);  // more than a vector and not a multiple of one
           Matrix scores(dtype, rows, cols, layout);
           fill(scores, generator, kind);
           if (kind == 0) scores.set(3, 1, kInf), scores.set(4, 2 % cols, -kInf);  // legal
-          Mask mask(rows, cols);
-          nm_mask(scores.view(), n, m, mask.view);
-          ASSERT_TRUE(mask.guards_hold());
-          for (std::int64_t r = 0; r < rows; ++r) {
-            for (std::int64_t block = 0; block < cols; block += m) {
-              std::vector<float> values;
-              for (int k = 0; k < m; ++k) values.push_back(static_cast<float>(scores.get(r, block + k)));
-              const std::vector<bool> pruned = pruned_reference(values, m - n);
-              for (int k = 0; k < m; ++k) {
-                ASSERT_EQ(mask.keeps(r, block + k), !pruned[static_cast<std::size_t>(k)]) << n << ':' << m;
-              }
+          const std::vector<bool> pruned = pruned_blocks(
+              rows, cols, n, m, [&](std::int64_t r, std::int64_t c) { return static_cast<float>(scores.get(r, c)); });
+          for (const Isa isa : cpu_info().supported) {
+            const ForcedIsa forced(isa);
+            Mask mask(rows, cols);
+            nm_mask(scores.view(), n, m, mask.view);
+            ASSERT_TRUE(mask.guards_hold());
+            for (std::int64_t k = 0; k < rows * cols; ++k) {
+              ASSERT_EQ(mask.keeps(k / cols, k % cols), !pruned[static_cast<std::size_t>(k)])
+                  << n << ':' << m << ' ' << name_of(isa);
             }
           }
         }
@@ -280,23 +320,89 @@ TEST(NmMask, EachArgumentWrongAlone) {
   expect_error([&] { nm_mask(scores.view(), 2, 4, mask.view); }, {"must not hold NaN", "row 1, column 6"});
 }
 
+void expect_nm_pruned(DType dtype, Layout layout, std::int64_t rows, std::int64_t cols, int n, int m, int kind,
+                      bool with_norm, std::mt19937& generator) {
+  Matrix weight(dtype, rows, cols, layout);
+  fill(weight, generator, kind);
+  const std::vector<float> squares = with_norm ? some_squares(cols, generator) : std::vector<float>();
+  std::vector<std::vector<float>> scores;
+  for (std::int64_t r = 0; r < rows; ++r) scores.push_back(scores_of_row(weight, squares, r));
+  const std::vector<bool> pruned = pruned_blocks(rows, cols, n, m, [&](std::int64_t r, std::int64_t c) {
+    return scores[static_cast<std::size_t>(r)][static_cast<std::size_t>(c)];
+  });
+  for (const Isa isa : cpu_info().supported) {
+    const ForcedIsa forced(isa);
+    Matrix in_place = weight;
+    const std::int64_t zeros = nm_prune(in_place.view(), squares, n, m);
+    expect_zeroed(weight, in_place, zeros,
+                  [&](std::int64_t r, std::int64_t c) { return pruned[static_cast<std::size_t>(r * cols + c)]; });
+  }
+}
+
+TEST(NmPrune, MatchesAStableSortPerBlock) {
+  std::mt19937 generator(7);
+  for (const auto& [n, m] : kPatterns) {
+    for (const DType dtype : kWeightTypes) {
+      for (const Layout layout : kLayouts) {
+        for (const int kind : {0, 1, 3}) {
+          expect_nm_pruned(dtype, layout, 33, m * (1 + 40 / m), n, m, kind, kind != 1, generator);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+    expect_nm_pruned(DType::bf16, Layout::row_major, 2, 2100 / m * m, n, m, 0, true, generator);  // several chunks
+    expect_nm_pruned(DType::bf16, Layout::row_major, 1, 2 * m, n, m, 0, true, generator);
+  }
+  expect_nm_pruned(DType::f32, Layout::row_major, 2, 6000, 2999, 3000, 0, true, generator);  // a block beyond a chunk
+  expect_nm_pruned(DType::f32, Layout::row_major, 0, 8, 2, 4, 0, true, generator);
+  expect_nm_pruned(DType::f32, Layout::transposed, 3, 0, 2, 4, 0, false, generator);
+}
+
+TEST(NmPrune, EachArgumentWrongAlone) {
+  Matrix weight(DType::f32, 2, 8), ragged(DType::f32, 2, 9), wide(DType::f64, 2, 8);
+  weight.fill([](std::int64_t, std::int64_t) { return 1.0; });
+  const std::vector<float> squares(8, 1.0f);
+  const auto before = weight.bytes();
+  expect_error([&] { nm_prune(weight.view(), squares, 1, 1); }, {"[nm_prune] m must be at least 2, got 1"});
+  expect_error([&] { nm_prune(weight.view(), squares, 0, 4); }, {"n must be in [1, 3], got 0"});
+  expect_error([&] { nm_prune(weight.view(), squares, 4, 4); }, {"n must be in [1, 3], got 4"});
+  expect_error([&] { nm_prune(ragged.view(), {}, 2, 4); }, {"weight must have a multiple of m = 4 columns, got 9"});
+  expect_error([&] { nm_prune(wide.view(), squares, 2, 4); }, {"weight must be one of", "float64"});
+  expect_error([&] { nm_prune(weight.view(), std::vector<float>{1}, 2, 4); }, {"8 columns, got 1"});
+  expect_error([&] { nm_prune(weight.view(), std::vector<float>(8, -1.0f), 2, 4); }, {"got -1 for feature 0"});
+  MatrixView overlapping = weight.view();
+  overlapping.row_stride = 0;
+  expect_error([&] { nm_prune(overlapping, squares, 2, 4); }, {"must not overlap itself"});
+  EXPECT_EQ(weight.bytes(), before);
+  weight.set(1, 7, kNaN);
+  const auto with_nan = weight.bytes();
+  expect_error([&] { nm_prune(weight.view(), squares, 2, 4); }, {"must be finite", "row 1, column 7"});
+  EXPECT_EQ(weight.bytes(), with_nan);
+}
+
 TEST(ApplyMask, KeepsTheBitsOfTheOthersEvenNaN) {
   for (const DType dtype : kWeightTypes) {
     for (const Layout layout : kLayouts) {
       std::mt19937 generator(5);
-      Matrix weight(dtype, 40, 9, layout);
+      const std::int64_t cols = 75;
+      Matrix weight(dtype, 40, cols, layout);
       fill(weight, generator, 3);
       weight.set(2, 3, kNaN), weight.set(2, 4, kNaN), weight.set(2, 5, -kInf);
-      Mask mask(40, 9);
+      Mask mask(40, cols);
+      const auto value = [](std::int64_t r, std::int64_t c) { return static_cast<std::uint8_t>(r * c % 3 * 100); };
       for (int r = 0; r < 40; ++r) {
-        for (int c = 0; c < 9; ++c) {
-          mask.bytes[static_cast<std::size_t>(r * mask.view.row_stride + c)] = static_cast<std::uint8_t>((r * c) % 3);
+        for (int c = 0; c < cols; ++c) {
+          mask.bytes[static_cast<std::size_t>(r * mask.view.row_stride + c)] = value(r, c);  // all but 0 means kept
         }
       }
       Matrix expected = weight;
-      expected.fill([&](std::int64_t r, std::int64_t c) { return (r * c) % 3 == 0 ? 0.0 : weight.get(r, c); });
-      apply_mask(weight.view(), mask.view);
-      EXPECT_EQ(weight.bytes(), expected.bytes());
+      expected.fill([&](std::int64_t r, std::int64_t c) { return value(r, c) == 0 ? 0.0 : weight.get(r, c); });
+      for (const Isa isa : cpu_info().supported) {
+        const ForcedIsa forced(isa);
+        Matrix masked = weight;
+        apply_mask(masked.view(), mask.view);
+        EXPECT_EQ(masked.bytes(), expected.bytes()) << name_of(isa) << ' ' << name_of(dtype);
+      }
     }
   }
 }

@@ -25,20 +25,23 @@ TEST(WandaScores, IsTheFloat32ProductAtEveryDtypeAndLayout) {
   std::gamma_distribution<float> gamma(0.5f);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     for (const Layout layout : kLayouts) {
-      for (const auto& [rows, cols] : {std::pair<int, int>{1, 1}, {3, 17}, {70, 33}, {2, 600}, {0, 5}, {5, 0}}) {
+      for (const auto& [rows, cols] : {std::pair<int, int>{1, 1}, {3, 17}, {70, 33}, {2, 100}, {0, 5}, {5, 0}}) {
         Matrix weight(dtype, rows, cols, layout);
         weight.fill_normal(generator);
         std::vector<float> squares(static_cast<std::size_t>(cols));
         for (float& square : squares) square = gamma(generator);
         for (const Layout out_layout : kLayouts) {
-          Matrix out(DType::f32, rows, cols, out_layout), magnitude(DType::f32, rows, cols, out_layout);
-          wanda_scores(weight.view(), squares, out.view());
-          wanda_scores(weight.view(), {}, magnitude.view());
-          for (int r = 0; r < rows; ++r) {
-            for (int c = 0; c < cols; ++c) {
-              const auto size = static_cast<float>(std::abs(weight.get(r, c)));
-              ASSERT_EQ(static_cast<float>(out.get(r, c)), size * std::sqrt(squares[static_cast<std::size_t>(c)]));
-              ASSERT_EQ(static_cast<float>(magnitude.get(r, c)), size);
+          for (const Isa isa : cpu_info().supported) {
+            const ForcedIsa forced(isa);
+            Matrix out(DType::f32, rows, cols, out_layout), magnitude(DType::f32, rows, cols, out_layout);
+            wanda_scores(weight.view(), squares, out.view());
+            wanda_scores(weight.view(), {}, magnitude.view());
+            for (int r = 0; r < rows; ++r) {
+              for (int c = 0; c < cols; ++c) {
+                const auto size = static_cast<float>(std::abs(weight.get(r, c)));
+                ASSERT_EQ(static_cast<float>(out.get(r, c)), size * std::sqrt(squares[static_cast<std::size_t>(c)]));
+                ASSERT_EQ(static_cast<float>(magnitude.get(r, c)), size);
+              }
             }
           }
         }

@@ -68,6 +68,30 @@ TEST(Finite, EveryNonFinitePatternIsRefusedNamingItsRow) {
   }
 }
 
+TEST(Finite, EveryPlaceInARowIsLookedAtWithEveryInstructionSet) {
+  for (const Isa isa : cpu_info().supported) {
+    const ForcedIsa forced(isa);
+    for (const DType dtype : {DType::f16, DType::bf16, DType::f32}) {
+      for (const std::int64_t cols : {1, 15, 16, 17, 31, 32, 33, 64, 70}) {
+        Matrix scores(dtype, 2, cols);
+        scores.fill([](std::int64_t, std::int64_t c) { return c % 2 == 0 ? -65504.0 : 65504.0; });  // float16's highest
+        std::vector<std::uint8_t> mask(static_cast<std::size_t>(2 * cols));
+        const std::vector<std::int64_t> counts = {0, 0};
+        const auto call = [&] { wanda_mask(scores.view(), {}, counts, {mask.data(), 2, cols, cols}); };
+        call();
+        for (std::int64_t c = 0; c < cols; ++c) {
+          for (const double bad : {kNaN, kInf, -kInf}) {
+            const double good = scores.get(1, c);
+            scores.set(1, c, bad);
+            expect_error(call, {"weight must be finite", "in row 1, column " + std::to_string(c)});
+            scores.set(1, c, good);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Writable, OverlappingStridesAreRefused) {
   float value[8] = {};
   const std::vector<std::int64_t> counts = {0, 0};

@@ -39,6 +39,15 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
 void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView mask,
              Executor& executor = default_executor());
 
+/// n:m pruning by Wanda: of every m consecutive weights of a row those with the n highest scores
+/// |W|·sqrt(input_sq_norm) stay, the others become +0; ties prune the lowest column first. Scores and errors as in
+/// wanda_scores; empty norms mean magnitude.
+///
+/// @param weight  [R, C] float32, float16 or bfloat16, any strides, finite; C a multiple of m, 1 <= n < m.
+/// @return  the number of weights that are exactly zero (of either sign) afterwards.
+std::int64_t nm_prune(MatrixView weight, Span<const float> input_sq_norm, std::int64_t n, std::int64_t m,
+                      Executor& executor = default_executor());
+
 /// Zeroes (+0) in place the weights whose mask is 0; the others keep their bits.
 /// @param weight  [R, C] float32, float16 or bfloat16, any strides.
 void apply_mask(MatrixView weight, MaskView mask, Executor& executor = default_executor());

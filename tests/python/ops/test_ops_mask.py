@@ -122,6 +122,23 @@ def test_nm(dtype: str, n: int, m: int, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m", "cols"), [(1, 2, 34), (2, 4, 36), (4, 8, 2056), (3, 5, 4100), (5, 16, 80)])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("magnitude", [False, True])
+def test_nm_prune(dtype: str, n: int, m: int, cols: int, ties: bool, magnitude: bool) -> None:
+    rng = np.random.default_rng(cols)
+    W = ref.weight(rng, (5, cols), dtype, ties=ties)
+    norms = None if magnitude else norms_of(rng, cols, ties=ties)
+    kept = torch.from_numpy(ref.nm_kept(float32_scores(W, norms), n, m))
+    expected = torch.where(kept, W, torch.zeros_like(W))
+    pruned, stored = W.clone(), W.T.contiguous()
+    for target in (pruned, stored.T):
+        assert ops.nm_prune_(target, norms, n, m) == int((expected == 0).sum())
+        assert torch.equal(target, expected)
+    assert not torch.signbit(pruned[~kept]).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_apply_mask(dtype: str) -> None:
     rng = np.random.default_rng(2)
     W, mask = ref.weight(rng, (9, 40), dtype), torch.from_numpy(rng.random((9, 40)) < 0.5)
@@ -290,6 +307,26 @@ def test_nm_errors(scores: object, n: int, m: int, error: type[Exception], messa
 
 
 @pytest.mark.parametrize(
+    ("W", "n", "m", "error", "message"),
+    [
+        (W_OK, 0, 4, ValueError, r"n must be in \[1, 3\], got 0"),
+        (W_OK, 4, 4, ValueError, r"n must be in \[1, 3\], got 4"),
+        (W_OK, 1, 1, ValueError, r"m must be at least 2, got 1"),
+        (W_OK, 2, 3, ValueError, r"weight must have a multiple of m = 3 columns, got 4"),
+        (with_value(W_OK, (1, 2), np.nan), 2, 4, ValueError, r"row 1, column 2"),
+        (W_OK.astype(np.float64), 2, 4, TypeError, r"W must have dtype .*got float64"),
+    ],
+)
+def test_nm_prune_errors(W: np.ndarray, n: int, m: int, error: type[Exception], message: str) -> None:
+    target = W.copy()
+    with pytest.raises(error, match=rf"^\[nm_prune_?\] .*{message}"):
+        ops.nm_prune_(target, N_OK, n, m)
+    np.testing.assert_array_equal(target, W)  # refused before anything was written
+    with pytest.raises(ValueError, match=r"^\[nm_prune_?\] input_sq_norm .*-1 for feature 3"):
+        ops.nm_prune_(W_OK.copy(), with_value(N_OK, (3,), -1), 2, 4)
+
+
+@pytest.mark.parametrize(
     ("mask", "error", "message"),
     [
         (np.ones((3, 5), dtype=bool), ValueError, r"mask must have the shape of W, \(3, 4\), got \(3, 5\)"),
@@ -304,7 +341,12 @@ def test_apply_mask_errors(mask: object, error: type[Exception], message: str) -
 
 
 @pytest.mark.parametrize(
-    "call", [lambda W: ops.wanda_prune_(W, None, 0.5), lambda W: ops.apply_mask_(W, np.ones((3, 4), bool))]
+    "call",
+    [
+        lambda W: ops.wanda_prune_(W, None, 0.5),
+        lambda W: ops.nm_prune_(W, None, 2, 4),
+        lambda W: ops.apply_mask_(W, np.ones((3, 4), bool)),
+    ],
 )
 def test_in_place_needs_memory_of_its_own(call: object) -> None:
     read_only = W_OK.copy()

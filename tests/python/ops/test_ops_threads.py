@@ -58,6 +58,7 @@ def workloads() -> dict[str, Callable[[], Any]]:
         "wanda_mask": lambda: ops.wanda_mask(W, norms, 0.5),
         "wanda_prune_": lambda: ops.wanda_prune_(target, norms, 0.5),
         "nm_mask": lambda: ops.nm_mask(W, 2, 4),
+        "nm_prune_": lambda: ops.nm_prune_(target, norms, 2, 4),
         "apply_mask_": lambda: ops.apply_mask_(target, mask),
     }
 
