@@ -84,6 +84,7 @@ ClusterDistance::ClusterDistance(const ConstMatrixView& rows, Linkage method, co
 
 double ClusterDistance::operator()(std::uint32_t a, std::uint32_t b) {
   if (forest_.is_row(a) && forest_.is_row(b)) return std::sqrt(squared_distance(rows_, a, b));
+  if (method_ == Linkage::complete) return largest(a, b);
   const std::int64_t pairs = forest_.size(a) * forest_.size(b);
   if (pairs <= recurrence_pairs(method_)) return by_recurrence(a, b);
   if (method_ == Linkage::average) return mean(a, b);
@@ -106,6 +107,16 @@ void ClusterDistance::collect(std::uint32_t id, std::vector<std::uint32_t>& memb
   forest_.for_each_row(id, [&](std::uint32_t row) { members.push_back(row); });
 }
 
+double ClusterDistance::largest(std::uint32_t a, std::uint32_t b) {
+  collect(a, members_a_);
+  collect(b, members_b_);
+  const std::size_t pairs = members_a_.size() * members_b_.size();
+  matrix_.resize(std::max(matrix_.size(), pairs));
+  block_.compute(rows_, members_a_.data(), static_cast<std::int64_t>(members_a_.size()), members_b_.data(),
+                 static_cast<std::int64_t>(members_b_.size()), matrix_.data());
+  return std::sqrt(*std::max_element(matrix_.begin(), matrix_.begin() + static_cast<std::ptrdiff_t>(pairs)));
+}
+
 double ClusterDistance::mean(std::uint32_t a, std::uint32_t b) {
   collect(a, members_a_);
   collect(b, members_b_);
@@ -126,58 +137,67 @@ double ClusterDistance::mean(std::uint32_t a, std::uint32_t b) {
   return total / (static_cast<double>(members_a_.size()) * static_cast<double>(members_b_.size()));
 }
 
-// Replays the merges inside A and inside B in the order in which they happened, on the |A|×|B| distances between rows:
-// when x and y became z, the recurrence was applied to the distances of each part of the other cluster of that time.
 double ClusterDistance::by_recurrence(std::uint32_t a, std::uint32_t b) {
-  place_.resize(static_cast<std::size_t>(rows_.rows));
-  const auto prepare = [&](std::uint32_t root, std::vector<std::uint32_t>& members, std::vector<std::uint32_t>& merges,
-                           std::vector<double>& size, std::vector<std::uint32_t>& active) {
-    collect(root, members);
-    for (std::size_t k = 0; k < members.size(); ++k) place_[members[k]] = static_cast<std::uint32_t>(k);
-    size.assign(members.size(), 1.0);
-    active.resize(members.size());
-    std::iota(active.begin(), active.end(), 0u);
-    merges.clear();
-    stack_.assign(1, root);
-    while (!stack_.empty()) {
-      const std::uint32_t id = stack_.back();
-      stack_.pop_back();
-      if (forest_.is_row(id)) continue;
-      merges.push_back(id);
-      stack_.push_back(static_cast<std::uint32_t>(forest_.merge_of(id).first));
-      stack_.push_back(static_cast<std::uint32_t>(forest_.merge_of(id).second));
-    }
-    std::sort(merges.begin(), merges.end());
-  };
-  prepare(a, members_a_, merges_a_, size_a_, active_a_);
-  prepare(b, members_b_, merges_b_, size_b_, active_b_);
-  const std::size_t cols = members_b_.size();
-  matrix_.resize(std::max(matrix_.size(), members_a_.size() * cols));
-  block_.compute(rows_, members_a_.data(), static_cast<std::int64_t>(members_a_.size()), members_b_.data(),
-                 static_cast<std::int64_t>(cols), matrix_.data());
-  for (std::size_t k = 0; k < members_a_.size() * cols; ++k) matrix_[k] = std::sqrt(matrix_[k]);
+  history_a_.read(forest_, a);
+  history_b_.read(forest_, b);
+  const std::vector<std::uint32_t>&of_a = history_a_.rows(), &of_b = history_b_.rows();
+  const std::size_t pairs = of_a.size() * of_b.size();
+  matrix_.resize(std::max(matrix_.size(), pairs));
+  block_.compute(rows_, of_a.data(), static_cast<std::int64_t>(of_a.size()), of_b.data(),
+                 static_cast<std::int64_t>(of_b.size()), matrix_.data());
+  for (std::size_t k = 0; k < pairs; ++k) matrix_[k] = std::sqrt(matrix_[k]);
+  return ClusterHistory::replay(history_a_, history_b_, method_, matrix_.data(), of_b.size());
+}
 
-  const auto at = [&](std::uint32_t i, std::uint32_t j) -> double& { return matrix_[i * cols + j]; };
-  std::size_t next_a = 0, next_b = 0;
-  while (next_a < merges_a_.size() || next_b < merges_b_.size()) {
-    const bool in_a =
-        next_b == merges_b_.size() || (next_a < merges_a_.size() && merges_a_[next_a] < merges_b_[next_b]);
-    const Merge& merge = forest_.merge_of(in_a ? merges_a_[next_a++] : merges_b_[next_b++]);
-    // A cluster's distances are kept at its first row's place.
-    const std::uint32_t x = place_[forest_.first_row(static_cast<std::uint32_t>(merge.first))];
-    const std::uint32_t y = place_[forest_.first_row(static_cast<std::uint32_t>(merge.second))];
-    std::vector<double>& own = in_a ? size_a_ : size_b_;
-    const std::vector<double>& other = in_a ? size_b_ : size_a_;
-    std::vector<std::uint32_t>& active = in_a ? active_a_ : active_b_;
-    for (const std::uint32_t i : in_a ? active_b_ : active_a_) {
-      double& d_xi = in_a ? at(x, i) : at(i, x);
-      const double d_yi = in_a ? at(y, i) : at(i, y);
-      d_xi = lance_williams(method_, d_xi, d_yi, merge.height, own[x], own[y], other[i]);
-    }
-    own[x] += own[y];
-    active.erase(std::lower_bound(active.begin(), active.end(), y));
+void ClusterHistory::read(const Forest& forest, std::uint32_t id) {
+  rows_.clear();
+  steps_.clear();
+  forest.for_each_row(id, [&](std::uint32_t row) { rows_.push_back(row); });
+  // The rows of a cluster are those of the first it was made of, and then those of the second.
+  stack_.assign(1, {id, 0u});
+  while (!stack_.empty()) {
+    const auto [made, begin] = stack_.back();
+    stack_.pop_back();
+    if (forest.is_row(made)) continue;
+    const Merge& merge = forest.merge_of(made);
+    const auto first = static_cast<std::uint32_t>(merge.first), second = static_cast<std::uint32_t>(merge.second);
+    const auto size = static_cast<std::uint32_t>(forest.size(first));
+    steps_.push_back(
+        {made, begin, begin + size, static_cast<double>(size), static_cast<double>(forest.size(second)), merge.height});
+    stack_.emplace_back(first, begin);
+    stack_.emplace_back(second, begin + size);
   }
-  return at(0, 0);
+  std::sort(steps_.begin(), steps_.end(), [](const Step& s, const Step& t) { return s.id < t.id; });
+}
+
+void ClusterHistory::rewind() {
+  size_.assign(rows_.size(), 1.0);
+  active_.resize(rows_.size());
+  std::iota(active_.begin(), active_.end(), 0u);
+}
+
+// When x and y became z, the recurrence was applied to the distances of each part of the other cluster of that time.
+double ClusterHistory::replay(ClusterHistory& a, ClusterHistory& b, Linkage method, double* distances,
+                              std::size_t stride) {
+  a.rewind();
+  b.rewind();
+  std::size_t next_a = 0, next_b = 0;
+  while (next_a < a.steps_.size() || next_b < b.steps_.size()) {
+    const bool in_a =
+        next_b == b.steps_.size() || (next_a < a.steps_.size() && a.steps_[next_a].id < b.steps_[next_b].id);
+    const Step& step = in_a ? a.steps_[next_a++] : b.steps_[next_b++];
+    ClusterHistory& own = in_a ? a : b;
+    const ClusterHistory& other = in_a ? b : a;
+    const std::size_t step_own = in_a ? stride : 1, step_other = in_a ? 1 : stride;
+    for (const std::uint32_t i : other.active_) {
+      double& d_xi = distances[step.x * step_own + i * step_other];
+      const double d_yi = distances[step.y * step_own + i * step_other];
+      d_xi = lance_williams(method, d_xi, d_yi, step.height, step.size_x, step.size_y, other.size_[i]);
+    }
+    own.size_[step.x] += own.size_[step.y];
+    own.active_.erase(std::lower_bound(own.active_.begin(), own.active_.end(), step.y));
+  }
+  return distances[0];
 }
 
 }  // namespace stun_ext::detail

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "distance.hpp"
@@ -37,8 +38,42 @@ class CentroidSums {
   std::vector<std::uint32_t> place_;  ///< by id; kNone: not kept
 };
 
-/// Distances between clusters of a forest for average, Ward and centroid linkage, from their rows. One thread's.
+/// How a cluster came to be: its rows, and the merges among them.
+class ClusterHistory {
+ public:
+  /// Of the cluster `id` of a forest.
+  void read(const Forest& forest, std::uint32_t id);
+
+  const std::vector<std::uint32_t>& rows() const noexcept { return rows_; }
+
+  /// The distance that the recurrence gives two clusters: replays the merges inside a and inside b, in the order in
+  /// which they happened, on the distances between their rows.
+  /// @param distances  row i of a and j of b at [i · stride + j]; overwritten.
+  static double replay(ClusterHistory& a, ClusterHistory& b, Linkage method, double* distances, std::size_t stride);
+
+ private:
+  struct Step {
+    std::uint32_t id;    ///< of what was made: they count up in time
+    std::uint32_t x, y;  ///< first rows of what was merged, as they count here
+    double size_x, size_y, height;
+  };
+  void rewind();
+
+  std::vector<std::uint32_t> rows_;
+  std::vector<Step> steps_;
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> stack_;
+  std::vector<std::uint32_t> active_;  ///< during a replay: first rows of the parts of that time, and their sizes
+  std::vector<double> size_;
+};
+
+/// Complete linkage: clusters of up to so many pairs of rows come from a pass with a bound of their distance, and keep
+/// it while they grow to so many, unless the distance is wanted before. Distances of larger ones are known: to compute
+/// them from rows costs more than what they came from.
+constexpr std::int64_t kLazyPairs = 4, kLazyPairsAtMost = 64;
+
+/// Distances between clusters of a forest for any linkage but single, from their rows. One thread's.
 ///
+/// Complete: the largest distance.
 /// For small clusters the recurrence is followed through their merges: the very bits that an agglomeration with all
 /// distances at hand has, so that ties stay ties. For large ones, where that would cost |A|·|B| distances and a tie is
 /// no longer anything but rounding, it is the mean distance, or that of the centroids.
@@ -52,6 +87,15 @@ class ClusterDistance {
     return method == Linkage::average ? 1 << 16 : 1 << 10;  // the mean costs as many distances, centroids do not
   }
 
+  /// Distances between rows, or as much work, that operator() takes for clusters of so many rows.
+  static double cost(Linkage method, double size_a, double size_b) noexcept {
+    const double pairs = size_a * size_b;
+    return method == Linkage::average || method == Linkage::complete ||
+                   pairs <= static_cast<double>(recurrence_pairs(method))
+               ? pairs
+               : 1.0;
+  }
+
   /// @param a, b  ids of two clusters that exist at the same time.
   double operator()(std::uint32_t a, std::uint32_t b);
 
@@ -60,6 +104,7 @@ class ClusterDistance {
 
  private:
   double by_recurrence(std::uint32_t a, std::uint32_t b);
+  double largest(std::uint32_t a, std::uint32_t b);
   double mean(std::uint32_t a, std::uint32_t b);
   void collect(std::uint32_t id, std::vector<std::uint32_t>& members);
 
@@ -68,11 +113,10 @@ class ClusterDistance {
   const Forest& forest_;
   const CentroidSums* sums_;
   SquaredDistanceBlock block_;
-  std::vector<std::uint32_t> members_a_, members_b_, merges_a_, merges_b_, stack_;
-  std::vector<double> matrix_, size_a_, size_b_;
-  std::vector<std::uint32_t> active_a_, active_b_;
-  std::vector<std::uint32_t> place_;  ///< of a row among its cluster's; by row, sized when first needed
-  std::vector<double> centroids_;     ///< [2, d]
+  std::vector<std::uint32_t> members_a_, members_b_;
+  ClusterHistory history_a_, history_b_;
+  std::vector<double> matrix_;
+  std::vector<double> centroids_;  ///< [2, d]
 };
 
 }  // namespace stun_ext::detail

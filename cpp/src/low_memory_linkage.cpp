@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "check.hpp"
+#include "cluster_matrix.hpp"
 #include "near_pairs.hpp"
 #include "single_linkage.hpp"
 #include "sparse_agglomeration.hpp"
@@ -16,8 +17,9 @@ namespace {
 constexpr const char* kOperation = "linkage";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kBytesPerPair = PairStore::kBytesPerPair + SparseAgglomeration::kBytesPerPair;
-constexpr double kBytesPerRow = 160.0;  // the forest, the clusters' places and lists, blocks of items
+constexpr double kBytesPerRow = 192.0;  // the forest, the clusters' places and lists, blocks of items
 constexpr double kBytesAtLeast = 65536.0;
+constexpr std::int64_t kMatrixBlock = 256;  // rows
 
 bool is_by_centroid(Linkage method) noexcept { return method == Linkage::ward || method == Linkage::centroid; }
 
@@ -63,6 +65,9 @@ class Rounds {
         forest_(rows.rows) {
     if (is_by_centroid(method)) sums_ = std::make_unique<CentroidSums>(rows, forest_, plan.sums);
     distance_ = std::make_unique<ClusterDistance>(rows, method, forest_, sums_.get());
+    while (enough_ < rows.rows && ClusterDistances::bytes(enough_ + 1) <= plan.matrix) ++enough_;
+    // Centroid: as much is for what clusters learn.
+    capacity_ = method == Linkage::centroid ? (plan.pairs + 1) / 2 : plan.pairs;
     ids_.resize(static_cast<std::size_t>(rows.rows));
     for (std::size_t i = 0; i < ids_.size(); ++i) ids_[i] = static_cast<std::uint32_t>(i);
   }
@@ -74,7 +79,7 @@ class Rounds {
       // Progress by clusters: an estimate, since a pass costs the same for many merges as for few.
       const double done = 1.0 - static_cast<double>(count()) / n;
       ticker_.set_span(done, done + 0.5 * (1.0 - done));
-      if (ClusterDistances::bytes(count()) <= plan_.matrix) {
+      if (count() <= enough_) {
         finish();
         break;
       }
@@ -96,44 +101,48 @@ class Rounds {
     double limit;
     bool overflowed;
     {
-      PairStore store(plan_.pairs, std::min(chosen, last));
+      PairStore store(capacity_, std::min(chosen, last));
       NearPairsPass(rows_, frame_, method_, forest_, sums_.get(), pass_plan()).run(ids_, store, executor_, ticker_);
-      pairs = store.finish();
+      pairs = store.finish(executor_);
       limit = store.limit();
       overflowed = store.overflowed();
     }
     if (overflowed && pairs.empty()) {
       fail(kOperation, "memory_limit must hold all pairs that tie for the smallest distance, ", limit, ": more than ",
-           plan_.pairs);
+           capacity_);
     }
-    const double fill = static_cast<double>(pairs.size()) / static_cast<double>(plan_.pairs);
+    const double fill = static_cast<double>(pairs.size()) / static_cast<double>(capacity_);
     if (overflowed) {
       aim_ = std::max(0.25, aim_ * 0.8);
     } else if (fill < 0.5) {
       aim_ *= std::min(8.0, 0.8 / std::max(fill, 1e-3));
     }
     const std::int64_t before = count();
-    bool is_stopped;
+    bool is_stopped, is_early = false;
     if (method_ == Linkage::single) {
       is_stopped = merge_single(pairs, ids_, stop_, forest_);
     } else {
-      SparseAgglomeration agglomeration(std::move(pairs), limit, ids_, method_, forest_, *distance_, sums_.get());
-      is_stopped = agglomeration.run(stop_, ticker_);
+      SparseAgglomeration agglomeration(std::move(pairs), limit, ids_, rows_, method_, forest_, sums_.get(),
+                                        plan_.pairs, executor_);
+      // Average: what is large costs many distances between rows, which all at once cost less.
+      const auto end = agglomeration.run(stop_, method_ == Linkage::average ? enough_ : 0, ticker_);
+      is_stopped = end == SparseAgglomeration::End::stop;
+      is_early = end == SparseAgglomeration::End::early;
       ids_ = agglomeration.remaining();
     }
     if (count() == before && overflowed) {
-      fail(kOperation, "memory_limit must hold more than ", plan_.pairs, " pairs: so many may be the nearest at ",
-           limit);
+      fail(kOperation, "memory_limit must hold more than ", capacity_, " pairs: so many may be the nearest at ", limit);
     }
     // All pairs up to the height were known. Centroid distances may have fallen below it since: then one more round.
-    return is_stopped || (is_last && !overflowed && (method_ != Linkage::centroid || count() == before));
+    return is_stopped || (is_last && !overflowed && !is_early && (method_ != Linkage::centroid || count() == before));
   }
 
   /// A limit below which about as many pairs of clusters are as there is room for, from a sample of pairs.
   double sample_limit() {
     const auto m = static_cast<std::uint64_t>(count());
     const double pairs = 0.5 * static_cast<double>(m) * static_cast<double>(m - 1);
-    const double share = std::min(1.0, aim_ * static_cast<double>(plan_.pairs) / pairs);
+    const double share = std::min(1.0, aim_ * static_cast<double>(capacity_) / pairs);
+    if (share >= 1.0) return kInfinity;
     constexpr int kSamples = 8192;
     Random random(m);
     std::vector<double> sample;
@@ -143,7 +152,6 @@ class Rounds {
       const std::uint64_t b = random.below(m - 1);
       sample.push_back(sample_distance(ids_[a], ids_[b + (b >= a)], random));
     }
-    if (share >= 1.0) return kInfinity;
     const auto place = static_cast<std::ptrdiff_t>(std::max(2.0, share * kSamples));
     std::nth_element(sample.begin(), sample.begin() + place, sample.end());
     return sample[static_cast<std::size_t>(place)];
@@ -181,7 +189,8 @@ class Rounds {
       MatrixConsumer consumer(distances);
       NearPairsPass(rows_, frame_, method_, forest_, sums_.get(), pass_plan()).run(ids_, consumer, executor_, ticker_);
     } else {
-      fill(distances);
+      average_distances(rows_, forest_, ids_, std::min<std::int64_t>(plan_.block_rows / 2, kMatrixBlock), distances,
+                        executor_, ticker_);
     }
     Clusters clusters;
     clusters.next_id = rows_.rows + rows_.rows - count();
@@ -192,24 +201,6 @@ class Rounds {
     for (const Merge& merge : agglomerate(std::move(distances), std::move(clusters), method_, stop_, executor_)) {
       forest_.merge(static_cast<std::uint32_t>(merge.first), static_cast<std::uint32_t>(merge.second), merge.height);
     }
-  }
-
-  void fill(ClusterDistances& distances) {
-    const std::int64_t m = count();
-    const std::int64_t chunk = 8;
-    std::atomic<std::int64_t> done{0};
-    auto task = [&](std::int64_t begin, std::int64_t end) {
-      ClusterDistance distance(rows_, method_, forest_, sums_.get());
-      for (std::int64_t index = begin; index < end; ++index) {
-        const std::int64_t j = m - 1 - index;  // the longest rows first
-        for (std::int64_t i = 0; i < j; ++i) {
-          distances.set(i, j, distance(ids_[static_cast<std::size_t>(i)], ids_[static_cast<std::size_t>(j)]));
-          if (i % 64 == 0) ticker_.tick(static_cast<double>(done.load()) / static_cast<double>(m));
-        }
-        done.fetch_add(1);
-      }
-    };
-    executor_.parallel_for(m, chunk, task);
   }
 
   const ConstMatrixView& rows_;
@@ -224,7 +215,9 @@ class Rounds {
   std::unique_ptr<ClusterDistance> distance_;
   std::vector<std::uint32_t> ids_;
   std::vector<double> centroids_;
-  double aim_ = 0.8;  ///< of the room for pairs, the part that a limit is chosen for
+  std::int64_t enough_ = 0;   ///< clusters, all of whose distances there is room for
+  std::size_t capacity_ = 0;  ///< pairs that a pass may find
+  double aim_ = 0.8;          ///< of the room for pairs, the part that a limit is chosen for
 };
 
 double fixed_bytes(std::int64_t n, std::int64_t d) noexcept {
@@ -237,6 +230,7 @@ double pass_bytes(std::int64_t rows, std::int64_t d, Linkage method, int threads
 
 constexpr std::int64_t kLeastRows = 16;
 constexpr double kLeastPairs = 1024.0;
+constexpr double kMostPairs = 2147483647.0;  // as they are counted
 
 }  // namespace
 
@@ -264,9 +258,11 @@ MemoryPlan MemoryPlan::of(const char* operation, std::int64_t asked, double usua
   const auto blocks = static_cast<double>(n / plan.block_rows);
   plan.super_blocks = 1 + static_cast<std::int64_t>(std::min(0.25 * left / panel, blocks));
   plan.sums = is_by_centroid(method) ? 0.4 * left : 0.0;
-  plan.matrix = left - panel * static_cast<double>(plan.super_blocks - 1) - plan.sums;
+  const double rest = left - panel * static_cast<double>(plan.super_blocks - 1) - plan.sums;
   const double all = 0.5 * static_cast<double>(n) * static_cast<double>(n - 1) + 2.0;
-  plan.pairs = static_cast<std::size_t>(std::min(plan.matrix / kBytesPerPair, all));
+  plan.pairs = static_cast<std::size_t>(std::min({rest / kBytesPerPair, all, kMostPairs}));
+  // Exact distances by Ward and centroid cost more than bounds that few of which are ever looked at: pairs to the end.
+  plan.matrix = is_by_centroid(method) ? 0.0 : rest;
   return plan;
 }
 

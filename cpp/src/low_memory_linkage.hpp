@@ -17,7 +17,7 @@ struct MemoryPlan {
   std::int64_t super_blocks = 0;  ///< see PassPlan
   std::size_t pairs = 0;          ///< near pairs known at a time
   double sums = 0;                ///< bytes for sums of clusters (Ward and centroid)
-  double matrix = 0;              ///< bytes for all distances of the last clusters
+  double matrix = 0;              ///< bytes for all distances of the last clusters; Ward and centroid: none
 
   /// @param asked   the caller's limit, in bytes; 0: none.
   /// @param usual   the limit then.
@@ -35,8 +35,8 @@ GramFrame frame_of(const char* operation, const ConstMatrixView& rows, Executor&
 
 /// linkage_rows without all distances at once: in rounds. Each finds the pairs of clusters that are closer than a
 /// limit, chosen so that about as many are as there is room for, in one pass over all pairs of rows (NearPairsPass),
-/// and does all merges below that limit (SparseAgglomeration). When the clusters left are few enough, agglomerate()
-/// ends it.
+/// and does all merges below that limit (SparseAgglomeration). When the distances of the clusters left fit,
+/// agglomerate() ends it; Ward's and centroid linkage go on until all pairs are near ones.
 /// @param rows  checked.
 std::vector<Merge> low_memory_linkage(const ConstMatrixView& rows, Linkage method, const MemoryPlan& plan, Stop stop,
                                       Executor& executor, Ticker& ticker);

@@ -10,71 +10,9 @@
 namespace stun_ext::detail {
 namespace {
 
-constexpr std::uint32_t kNone = 0xffffffffu;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t kBatch = 1024;  // pairs that a thread collects before it hands them on
 
 }  // namespace
-
-// The closest pairs -------------------------------------------------------------------------------------------------
-
-PairStore::PairStore(std::size_t capacity, double limit) : capacity_(capacity), limit_(limit) {
-  pairs_.reserve(capacity + capacity / 4);
-}
-
-// Keeps what is closer than the capacity_-th closest. Nothing that belongs to the closest of all is ever thrown away,
-// so the end does not depend on what came first.
-void PairStore::cut() {
-  overflowed_ = true;
-  const auto nth = pairs_.begin() + static_cast<std::ptrdiff_t>(capacity_);
-  std::nth_element(pairs_.begin(), nth, pairs_.end());
-  const double limit = nth->distance;
-  pairs_.erase(std::remove_if(pairs_.begin(), pairs_.end(), [=](const NearPair& p) { return p.distance >= limit; }),
-               pairs_.end());
-  limit_.store(limit, std::memory_order_relaxed);
-}
-
-void PairStore::take(const std::vector<NearPair>& pairs) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (const NearPair& pair : pairs) {
-    if (pair.distance >= limit()) continue;
-    if (pairs_.size() == pairs_.capacity()) cut();
-    if (pair.distance < limit()) pairs_.push_back(pair);
-  }
-}
-
-std::vector<NearPair> PairStore::finish() {
-  if (pairs_.size() > capacity_) cut();
-  std::sort(pairs_.begin(), pairs_.end());
-  return std::move(pairs_);
-}
-
-// One pass ----------------------------------------------------------------------------------------------------------
-
-struct NearPairsPass::Workspace {
-  Workspace(std::int64_t block_rows, std::int64_t cols, const ConstMatrixView& rows, Linkage method,
-            const Forest& forest, const CentroidSums* sums, const GramKernels& kernels)
-      : panel(GramPanel::Side::b, block_rows, cols, kernels),
-        dots(static_cast<std::size_t>((block_rows + kGramPadding) * (block_rows + kGramPadding))),
-        limit_a(static_cast<std::size_t>(block_rows)),
-        lower_a(limit_a.size()),
-        half_b(limit_a.size()),
-        folded(limit_a.size()),
-        distance(rows, method, forest, sums) {}
-
-  GramPanel panel;                ///< block B
-  std::vector<double> centroids;  ///< of block B, if by centroid
-  std::vector<double> centroid;   ///< of the item of A at hand
-  std::int64_t centroid_of = -1;
-  std::vector<float> dots;     ///< rows of stride() products
-  std::vector<float> limit_a;  ///< a pair may be near if dot > limit_a[i] + half_b[j]
-  std::vector<float> lower_a;  ///< d² >= 2 (lower_a[i] + half_b[j] − dot), in the frame's scale
-  std::vector<float> half_b;   ///< ‖x_j‖²/2
-  std::vector<float> folded;
-  double margin = 0.0;  ///< largest error of a squared distance in the block, in the frame's scale
-  ClusterDistance distance;
-  std::vector<NearPair> found;
-};
 
 NearPairsPass::NearPairsPass(const ConstMatrixView& rows, const GramFrame& frame, Linkage method, const Forest& forest,
                              const CentroidSums* sums, PassPlan plan)
@@ -91,7 +29,7 @@ double NearPairsPass::bytes(std::int64_t cols, Linkage method, PassPlan plan, in
   const auto r = static_cast<double>(plan.block_rows + kGramPadding);
   const double a = GramPanel::bytes(GramPanel::Side::a, plan.block_rows, cols) * static_cast<double>(plan.super_blocks);
   const double b = GramPanel::bytes(GramPanel::Side::b, plan.block_rows, cols) + 4.0 * r * r + 16.0 * r +
-                   sizeof(NearPair) * static_cast<double>(kBatch) +
+                   sizeof(NearPair) * static_cast<double>(kPairsAtATime) +
                    8.0 * static_cast<double>(cols) * (by_centroid ? r + 3.0 : 1.0);
   return a + b * threads;
 }
@@ -200,12 +138,12 @@ void NearPairsPass::set_limits(const Block& block_a, const GramPanel& a, const B
 }
 
 void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sink, Executor& executor, Ticker& ticker) {
+  takes_bounds_ = sink.takes_bounds() && method_ != Linkage::single;
   plan_blocks(ids);
   const GramKernels& kernels = gram_kernels();
   const auto blocks = static_cast<std::int64_t>(blocks_.size());
   const std::int64_t super_blocks = std::min(plan_.super_blocks, blocks);
   std::vector<GramPanel> panels;
-  std::vector<std::vector<double>> scratch(static_cast<std::size_t>(super_blocks));
   panels.reserve(static_cast<std::size_t>(super_blocks));
   for (std::int64_t k = 0; k < super_blocks; ++k) {
     panels.emplace_back(GramPanel::Side::a, plan_.block_rows, rows_.cols, kernels);
@@ -218,10 +156,9 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
   for (std::int64_t first = 0; first < blocks; first += super_blocks) {
     const std::int64_t last = std::min(first + super_blocks, blocks);
     auto pack_a = [&](std::int64_t begin, std::int64_t end) {
+      std::vector<double> centroids;
       for (std::int64_t k = begin; k < end; ++k) {
-        std::vector<double>& centroids = scratch[static_cast<std::size_t>(k)];
         pack(blocks_[static_cast<std::size_t>(first + k)], panels[static_cast<std::size_t>(k)], centroids);
-        centroids = {};
       }
     };
     executor.parallel_for(last - first, 1, pack_a);
@@ -234,8 +171,7 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
           pool.pop_back();
         }
       }
-      if (!work)
-        work = std::make_unique<Workspace>(plan_.block_rows, rows_.cols, rows_, method_, forest_, sums_, kernels);
+      if (!work) work = std::make_unique<Workspace>(plan_.block_rows, rows_.cols, kernels);
       for (std::int64_t index = begin; index < end; ++index) {
         const std::int64_t b = blocks - 1 - index;  // the last ones have the most to do
         const Block& block_b = blocks_[static_cast<std::size_t>(b)];
@@ -255,211 +191,10 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
       pool.push_back(std::move(work));
     };
     executor.parallel_for(blocks - first, 1, multiply);
+    pool.clear();  // packing takes as much
     ticker.tick(static_cast<double>(done.load()) / total);
   }
   emit_partials(sink);
-}
-
-void NearPairsPass::reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same,
-                           Workspace& work, PairConsumer& sink) {
-  const double limit = sink.limit();
-  set_limits(block_a, a, block_b, limit, work);
-  work.centroid_of = -1;
-  const auto is_single = [](const Block& block) {
-    return !block.is_partial && block.count() == block.last_cluster - block.first_cluster + 1;
-  };
-  if (by_centroid_ || (is_single(block_a) && is_single(block_b))) {
-    reduce_items(block_a, block_b, is_same, work, limit);
-  } else {
-    reduce_groups(block_a, a, block_b, is_same, work, limit);
-  }
-  if (work.found.size() >= kBatch) {
-    sink.take(work.found);
-    work.found.clear();
-  }
-}
-
-void NearPairsPass::reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work,
-                                 double limit) const {
-  constexpr std::int64_t kChunk = 32;
-  const float* half_b = work.half_b.data();
-  const std::int64_t count = block_b.count();
-  for (std::int64_t i = 0; i < block_a.count(); ++i) {
-    const float* dots = work.dots.data() + i * stride();
-    const float limit_a = work.limit_a[static_cast<std::size_t>(i)];
-    for (std::int64_t j0 = is_same ? i + 1 : 0; j0 < count; j0 += kChunk) {
-      const std::int64_t j1 = std::min(j0 + kChunk, count);
-      int near = 0;
-      for (std::int64_t j = j0; j < j1; ++j) near |= dots[j] > limit_a + half_b[j];
-      if (near == 0) continue;
-      for (std::int64_t j = j0; j < j1; ++j) {
-        if (dots[j] > limit_a + half_b[j]) add_item_pair(block_a.begin + i, block_b.begin + j, j, work, limit);
-      }
-    }
-  }
-}
-
-void NearPairsPass::add_item_pair(std::int64_t item_a, std::int64_t item_b, std::int64_t column, Workspace& work,
-                                  double limit) const {
-  std::uint32_t a, b;  // places
-  if (by_centroid_) {
-    a = items_[static_cast<std::size_t>(item_a)];
-    b = items_[static_cast<std::size_t>(item_b)];
-  } else {
-    // Every cluster of the block has one row: its place counts as the items do.
-    const auto place_of = [&](std::int64_t item) {
-      return static_cast<std::uint32_t>(std::upper_bound(start_.begin(), start_.end(), item) - start_.begin() - 1);
-    };
-    a = place_of(item_a);
-    b = place_of(item_b);
-  }
-  const std::uint32_t id_a = ids_[a], id_b = ids_[b];
-  double distance;
-  bool is_bound = false;
-  if (forest_.is_row(id_a) && forest_.is_row(id_b)) {
-    distance = std::sqrt(squared_distance(rows_, id_a, id_b));
-  } else {
-    if (work.centroid_of != item_a) {
-      work.centroid.resize(static_cast<std::size_t>(rows_.cols));
-      sums_->centroid(id_a, work.centroid.data());
-      work.centroid_of = item_a;
-    }
-    distance = work.distance.from_centroids(work.centroid.data(), static_cast<double>(forest_.size(id_a)),
-                                            work.centroids.data() + column * rows_.cols,
-                                            static_cast<double>(forest_.size(id_b))) *
-               (1.0 - 1e-9);
-    is_bound = true;
-  }
-  if (distance < limit) {
-    work.found.push_back({distance, std::min(a, b) & 0x7fffffffu, is_bound, std::max(a, b)});
-  }
-}
-
-void NearPairsPass::reduce_groups(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same,
-                                  Workspace& work, double limit) {
-  const std::int64_t count = block_b.count();
-  const float* half_b = work.half_b.data();
-  float* folded = work.folded.data();
-  const auto clamp_to = [](const Block& block, std::int64_t item) {
-    return std::min(std::max(item, block.begin), block.end) - block.begin;
-  };
-  for (std::uint32_t c = block_a.first_cluster; c <= block_a.last_cluster; ++c) {
-    const std::int64_t i0 = clamp_to(block_a, start_[c]), i1 = clamp_to(block_a, start_[c + 1]);
-    // Over the rows of cluster c, for each column: what decides whether some cluster there may be near.
-    for (std::int64_t i = i0; i < i1; ++i) {
-      const float* dots = work.dots.data() + i * stride();
-      const float limit_a = work.limit_a[static_cast<std::size_t>(i)];
-      const float lower_a = work.lower_a[static_cast<std::size_t>(i)];
-      const bool is_first = i == i0;
-      if (method_ == Linkage::complete) {  // all pairs must be near
-        for (std::int64_t j = 0; j < count; ++j) {
-          const float excess = dots[j] - (limit_a + half_b[j]);
-          folded[j] = is_first || excess < folded[j] ? excess : folded[j];
-        }
-      } else if (method_ == Linkage::single) {  // one pair must be near
-        for (std::int64_t j = 0; j < count; ++j) {
-          const float excess = dots[j] - (limit_a + half_b[j]);
-          folded[j] = is_first || excess > folded[j] ? excess : folded[j];
-        }
-      } else {  // average: the sum of lower bounds
-        for (std::int64_t j = 0; j < count; ++j) {
-          const float lower = lower_a + half_b[j] - dots[j];
-          folded[j] = (is_first ? 0.0f : folded[j]) + std::sqrt(lower > 0.0f ? lower : 0.0f);
-        }
-      }
-    }
-    for (std::uint32_t e = is_same ? c + 1 : block_b.first_cluster; e <= block_b.last_cluster; ++e) {
-      if (c == e) continue;
-      const std::int64_t j0 = clamp_to(block_b, start_[e]), j1 = clamp_to(block_b, start_[e + 1]);
-      const bool is_partial = block_a.is_partial || block_b.is_partial;
-      double value;
-      bool is_bound = false;
-      if (method_ == Linkage::average) {
-        const auto size = static_cast<double>((i1 - i0) * (j1 - j0));
-        double sum = 0.0;
-        for (std::int64_t j = j0; j < j1; ++j) sum += folded[j];
-        // d >= √2·√(…); 1e-4 covers the float32 roundings of a sum of up to block_rows terms.
-        value = sum * std::sqrt(2.0) / frame_.scale * (1.0 - 1e-4);
-        is_bound = true;
-        if (!is_partial) {
-          value /= size;
-          if (size == 1.0 && value < limit) {
-            value = extreme(a, block_a, i0, i1, block_b, j0, j1, work);
-            is_bound = false;
-          }
-        }
-      } else {
-        float best = folded[j0];
-        for (std::int64_t j = j0 + 1; j < j1; ++j) {
-          best = method_ == Linkage::complete ? std::min(best, folded[j]) : std::max(best, folded[j]);
-        }
-        value = best > 0.0f ? extreme(a, block_a, i0, i1, block_b, j0, j1, work) : kInfinity;
-      }
-      if (is_partial) {
-        add_partial(c, e, value);
-      } else if (value < limit) {
-        work.found.push_back({value, std::min(c, e) & 0x7fffffffu, is_bound, std::max(c, e)});
-      }
-    }
-  }
-}
-
-// The farthest (complete) or nearest pair of rows: exact distances of those that may be it, given the products' error.
-double NearPairsPass::extreme(const GramPanel& a, const Block& block_a, std::int64_t i0, std::int64_t i1,
-                              const Block& block_b, std::int64_t j0, std::int64_t j1, Workspace& work) const {
-  const double sign = method_ == Linkage::complete ? 1.0 : -1.0;
-  const auto approximate = [&](std::int64_t i, std::int64_t j) {
-    return sign * (a.squared_norm(i) + work.panel.squared_norm(j) -
-                   2.0 * static_cast<double>(work.dots[static_cast<std::size_t>(i * stride() + j)]));
-  };
-  double best = -kInfinity;
-  if ((i1 - i0) * (j1 - j0) > 1) {
-    for (std::int64_t i = i0; i < i1; ++i) {
-      for (std::int64_t j = j0; j < j1; ++j) best = std::max(best, approximate(i, j));
-    }
-  }
-  double exact = -kInfinity;
-  for (std::int64_t i = i0; i < i1; ++i) {
-    for (std::int64_t j = j0; j < j1; ++j) {
-      if (best != -kInfinity && approximate(i, j) < best - 2.0 * work.margin) continue;
-      exact = std::max(exact, sign * squared_distance(rows_, items_[static_cast<std::size_t>(block_a.begin + i)],
-                                                      items_[static_cast<std::size_t>(block_b.begin + j)]));
-    }
-  }
-  return std::sqrt(sign * exact);
-}
-
-void NearPairsPass::add_partial(std::uint32_t place_a, std::uint32_t place_b, double value) {
-  // Kept with the big one; of two big ones with the first.
-  if (big_[place_a] == kNone || (big_[place_b] != kNone && place_b < place_a)) std::swap(place_a, place_b);
-  const std::uint32_t big = big_[place_a];
-  const std::lock_guard<std::mutex> lock(partial_mutex_[big]);
-  double& partial = partials_[big][place_b];
-  if (method_ == Linkage::average) {
-    partial += value;
-  } else {
-    partial = method_ == Linkage::complete ? std::max(partial, value) : std::min(partial, value);
-  }
-}
-
-void NearPairsPass::emit_partials(PairConsumer& sink) {
-  std::vector<NearPair> found;
-  for (std::size_t big = 0; big < bigs_.size(); ++big) {
-    const std::uint32_t place = bigs_[big];
-    for (std::uint32_t other = 0; other < ids_.size(); ++other) {
-      if (other == place || (big_[other] != kNone && other < place)) continue;
-      double value = partials_[big][other];
-      if (method_ == Linkage::average) {
-        value /= static_cast<double>(forest_.size(ids_[place])) * static_cast<double>(forest_.size(ids_[other]));
-      }
-      if (value < sink.limit()) {
-        found.push_back(
-            {value, std::min(place, other) & 0x7fffffffu, method_ == Linkage::average, std::max(place, other)});
-      }
-    }
-    partials_[big] = {};
-  }
-  sink.take(found);
 }
 
 }  // namespace stun_ext::detail

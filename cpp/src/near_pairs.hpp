@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -11,59 +9,11 @@
 #include "cluster_distance.hpp"
 #include "forest.hpp"
 #include "gram.hpp"
+#include "pair_store.hpp"
 #include "stun_ext/executor.hpp"
 #include "ticker.hpp"
 
 namespace stun_ext::detail {
-
-/// A pair of clusters, by their places among those that a pass is about.
-struct NearPair {
-  double distance;
-  std::uint32_t low : 31;
-  std::uint32_t is_bound : 1;  ///< the distance is only known to be at least this
-  std::uint32_t high;
-
-  friend bool operator<(const NearPair& a, const NearPair& b) noexcept {
-    if (a.distance != b.distance) return a.distance < b.distance;
-    return a.low != b.low ? a.low < b.low : a.high < b.high;
-  }
-};
-
-/// Where a pass puts what it finds; from several threads.
-class PairConsumer {
- public:
-  virtual ~PairConsumer() = default;
-  /// Pairs at this distance or above are not wanted; may fall while a pass runs.
-  virtual double limit() const noexcept = 0;
-  virtual void take(const std::vector<NearPair>& pairs) = 0;
-};
-
-/// Keeps the closest pairs that there is room for: which ones does not depend on the order in which they come.
-class PairStore final : public PairConsumer {
- public:
-  static constexpr double kBytesPerPair = 1.25 * sizeof(NearPair);
-
-  PairStore(std::size_t capacity, double limit);
-
-  double limit() const noexcept override { return limit_.load(std::memory_order_relaxed); }
-  void take(const std::vector<NearPair>& pairs) override;
-
-  /// Sorts them. All pairs below limit() are here then.
-  std::vector<NearPair> finish();
-
-  /// More came than there was room for.
-  bool overflowed() const noexcept { return overflowed_; }
-  std::size_t capacity() const noexcept { return capacity_; }
-
- private:
-  void cut();
-
-  std::size_t capacity_;
-  std::atomic<double> limit_;
-  bool overflowed_ = false;
-  std::mutex mutex_;
-  std::vector<NearPair> pairs_;
-};
 
 /// How much of the rows a pass holds at a time.
 struct PassPlan {
@@ -75,7 +25,8 @@ struct PassPlan {
 /// rows and decided by exact distances.
 ///
 /// Single, complete and average: reduces the distances between rows. Ward and centroid: distances of centroids.
-/// Single and complete pairs are exact, so are pairs of rows; others are lower bounds.
+/// Single pairs are exact, and so are complete ones of clusters that are not small, and all where the sink takes no
+/// bounds; others are lower bounds, which spare the distances that are never looked at.
 class NearPairsPass {
  public:
   NearPairsPass(const ConstMatrixView& rows, const GramFrame& frame, Linkage method, const Forest& forest,
@@ -88,6 +39,9 @@ class NearPairsPass {
   void run(const std::vector<std::uint32_t>& ids, PairConsumer& sink, Executor& executor, Ticker& ticker);
 
  private:
+  static constexpr std::uint32_t kNone = 0xffffffffu;
+  static constexpr std::size_t kPairsAtATime = 1024;  ///< that a thread collects before it hands them on
+
   /// Items that are multiplied together: of whole clusters, or some of one cluster that is larger than a block.
   struct Block {
     std::int64_t begin, end;                    ///< items
@@ -104,10 +58,11 @@ class NearPairsPass {
   void reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, Workspace& work,
               PairConsumer& sink);
   void reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work, double limit) const;
+  void add_item_pair(const Block& block_a, std::int64_t i, const Block& block_b, std::int64_t j, Workspace& work,
+                     double limit) const;
   void reduce_groups(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, Workspace& work,
                      double limit);
-  void add_item_pair(std::int64_t item_a, std::int64_t item_b, std::int64_t column, Workspace& work,
-                     double limit) const;
+  double lower_bound(std::int64_t i, std::int64_t j, const Workspace& work) const;
   double extreme(const GramPanel& a, const Block& block_a, std::int64_t i0, std::int64_t i1, const Block& block_b,
                  std::int64_t j0, std::int64_t j1, Workspace& work) const;
   void add_partial(std::uint32_t slot_a, std::uint32_t slot_b, double value);
@@ -117,6 +72,7 @@ class NearPairsPass {
   const GramFrame& frame_;
   Linkage method_;
   bool by_centroid_;
+  bool takes_bounds_ = false;
   const Forest& forest_;
   const CentroidSums* sums_;
   PassPlan plan_;
@@ -128,6 +84,27 @@ class NearPairsPass {
   std::vector<std::uint32_t> bigs_;  ///< their places
   std::vector<std::vector<double>> partials_;
   std::unique_ptr<std::mutex[]> partial_mutex_;
+};
+
+/// What one thread needs.
+struct NearPairsPass::Workspace {
+  Workspace(std::int64_t block_rows, std::int64_t cols, const GramKernels& kernels)
+      : panel(GramPanel::Side::b, block_rows, cols, kernels),
+        dots(static_cast<std::size_t>((block_rows + kGramPadding) * (block_rows + kGramPadding))),
+        limit_a(static_cast<std::size_t>(block_rows)),
+        lower_a(limit_a.size()),
+        half_b(limit_a.size()),
+        folded(limit_a.size()) {}
+
+  GramPanel panel;                ///< block B
+  std::vector<double> centroids;  ///< to pack it from
+  std::vector<float> dots;        ///< rows of stride() products
+  std::vector<float> limit_a;     ///< a pair may be near if dot > limit_a[i] + half_b[j]
+  std::vector<float> lower_a;     ///< d² >= 2 (lower_a[i] + half_b[j] − dot), in the frame's scale
+  std::vector<float> half_b;      ///< ‖x_j‖²/2
+  std::vector<float> folded;
+  double margin = 0.0;  ///< largest error of a squared distance in the block, in the frame's scale
+  std::vector<NearPair> found;
 };
 
 }  // namespace stun_ext::detail

@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "dispatch.hpp"
 #include "gram.hpp"
 #include "support.hpp"
 
@@ -16,14 +17,13 @@ using test::ForcedIsa;
 using test::Matrix;
 
 // Every product within the stated error, and every one written.
-void expect_bound(const Matrix& rows, std::int64_t count_a, std::int64_t count_b) {
+void expect_bound(const GramKernels& kernels, const Matrix& rows, std::int64_t count_a, std::int64_t count_b) {
   const ConstMatrixView view = rows.view();
   const GramFrame frame = GramFrame::of(view, default_executor());
   std::vector<std::uint32_t> a(static_cast<std::size_t>(count_a)), b(static_cast<std::size_t>(count_b));
   for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<std::uint32_t>(i);
   for (std::size_t j = 0; j < b.size(); ++j)
     b[j] = static_cast<std::uint32_t>(view.rows - 1 - static_cast<std::int64_t>(j));
-  const GramKernels& kernels = gram_kernels();
   GramPanel of_a(GramPanel::Side::a, count_a, view.cols, kernels),
       of_b(GramPanel::Side::b, count_b, view.cols, kernels);
   of_a.pack(view, a.data(), count_a, frame);
@@ -52,10 +52,22 @@ void expect_bound(const Matrix& rows, std::int64_t count_a, std::int64_t count_b
   }
 }
 
-TEST(Gram, StaysWithinItsErrorAtEveryIsa) {
-  std::mt19937 generator(1);
+/// All that this processor can run, whichever it runs fastest.
+std::vector<const GramKernels*> all_kernels() {
+  std::vector<const GramKernels*> all;
   for (const Isa isa : cpu_info().supported) {
     const ForcedIsa forced(isa);
+    all.push_back(&STUN_EXT_KERNELS(gram));
+#if defined(__x86_64__)
+    if (isa == Isa::avx512 && features().avx512bf16) all.push_back(&gram_avx512bf16);
+#endif
+  }
+  return all;
+}
+
+TEST(Gram, StaysWithinItsErrorWithAllKernels) {
+  std::mt19937 generator(1);
+  for (const GramKernels* kernels : all_kernels()) {
     for (const std::int64_t d : {1, 2, 7, 255, 256, 257, 1000}) {
       Matrix normal(DType::f32, 40, d), mean(DType::bf16, 40, d), wild(DType::f64, 40, d);
       normal.fill_normal(generator);
@@ -65,14 +77,24 @@ TEST(Gram, StaysWithinItsErrorAtEveryIsa) {
         return c == 3 ? 1e30 : std::ldexp(draw(generator), static_cast<int>(7 * r % 90));
       });
       for (const std::int64_t count : {1, 5, 6, 7, 13, 33}) {
-        expect_bound(normal, count, 40 - count);
-        expect_bound(mean, count, 40 - count);
-        expect_bound(wild, count, 40 - count);
+        expect_bound(*kernels, normal, count, 40 - count);
+        expect_bound(*kernels, mean, count, 40 - count);
+        expect_bound(*kernels, wild, count, 40 - count);
       }
     }
     Matrix zeros(DType::f32, 9, 20);
     zeros.fill([](std::int64_t, std::int64_t) { return 0.0; });
-    expect_bound(zeros, 4, 5);
+    expect_bound(*kernels, zeros, 4, 5);
+  }
+}
+
+TEST(Gram, ChoosesKernelsOfTheInstructionSet) {
+  for (const Isa isa : cpu_info().supported) {
+    const ForcedIsa forced(isa);
+    if (isa != Isa::avx512) {
+      EXPECT_EQ(&gram_kernels(), &STUN_EXT_KERNELS(gram)) << name_of(isa);
+    }
+    EXPECT_EQ(&gram_kernels(), &gram_kernels());
   }
 }
 
