@@ -41,12 +41,25 @@ CUDA = re.compile(
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
 CPP_SUFFIXES = {".h", ".hpp", ".c", ".cpp", ".cu", ".cuh"}
 
-HEAVY = frozenset({"torch", "transformers", "datasets", "huggingface_hub", "safetensors", "accelerate"})
+HEAVY = frozenset(
+    {"torch", "transformers", "datasets", "huggingface_hub", "safetensors", "accelerate", "matplotlib"}
+)
 LIGHT = frozenset({"stun_ext", "stun_ext.demo", "stun_ext.recipe"})  # what cli/ may load for its --help
 CLI_MAY_IMPORT = frozenset(
-    {"calibration_data", "checkpoint", "cli", "demo", "evaluation", "model_card", "models", "ops", "pipeline"}
-    | {"recipe", "report", "statistics"}
+    {
+        "calibration_data",
+        "checkpoint",
+        "cli",
+        "clustering",
+        "demo",
+        "evaluation",
+        "model_card",
+        "models",
+        "ops",
+    }
+    | {"pipeline", "plots", "recipe", "report", "routers", "safetensors_file", "statistics"}
 )
+LOADED_BY_USERS_OF_ARRAYS = frozenset({"clustering", "ops", "plots", "recipe", "routers", "safetensors_file"})
 MAY_IMPORT_PIPELINE = frozenset({"__init__", "cli", "demo", "pipeline"})
 
 
@@ -155,7 +168,9 @@ def _import_problems(parts: tuple[str, ...], item: _Import) -> Iterator[str]:
         yield "pipeline.py is above every module but cli/ and demo/"
     if layer == "__init__" and item.at_import_time and (top in HEAVY or target or top in ("numpy", "yaml")):
         yield "import stun_ext must stay light: load it in __getattr__"
-    if (layer in ("ops", "recipe") or parts == ("demo", "__init__")) and heavy_now:
+    if top == "matplotlib" and (layer != "plots" or "pyplot" in item.module):
+        yield "plots.py alone draws, and without pyplot, whose state is the user's"
+    if (layer in LOADED_BY_USERS_OF_ARRAYS or parts == ("demo", "__init__")) and heavy_now:
         yield f"{layer} must not load {top} at import time"
     if layer == "ops" and (target not in (None, "_core") or top == "transformers"):
         yield "ops.py stands on _core alone"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stun_ext import ops as ops
     from stun_ext.checkpoint import save_pretrained as save_pretrained
+    from stun_ext.clustering import RouterClusters as RouterClusters
+    from stun_ext.clustering import cluster_router as cluster_router
     from stun_ext.models import analyze as analyze
     from stun_ext.models import from_pretrained as from_pretrained
     from stun_ext.ops import cpu_info as cpu_info
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from stun_ext.pipeline import prune as prune
     from stun_ext.recipe import Recipe as Recipe
     from stun_ext.report import PruneReport as PruneReport
+    from stun_ext.routers import model_routers as model_routers
     from stun_ext.statistics import Statistics as Statistics
 
 try:
@@ -28,13 +31,16 @@ except PackageNotFoundError:  # the source tree without an installation
 
 _LAZY = {
     "analyze": "stun_ext.models",
+    "cluster_router": "stun_ext.clustering",
     "collect_statistics": "stun_ext.pipeline",
     "cpu_info": "stun_ext.ops",
     "from_pretrained": "stun_ext.models",
+    "model_routers": "stun_ext.routers",
     "ops": "",
     "prune": "stun_ext.pipeline",
     "PruneReport": "stun_ext.report",
     "Recipe": "stun_ext.recipe",
+    "RouterClusters": "stun_ext.clustering",
     "save_pretrained": "stun_ext.checkpoint",
     "Statistics": "stun_ext.statistics",
 }

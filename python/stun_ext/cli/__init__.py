@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import stun_ext
+from stun_ext.cli.cluster import cluster
 from stun_ext.cli.demo import demo
 from stun_ext.cli.eval import evaluate
 from stun_ext.cli.inspect import inspect
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("prune")(prune)
 app.command("inspect")(inspect)
 app.command("eval")(evaluate)
+app.command("cluster")(cluster)
 app.command("demo")(demo)
 
 

@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stun_ext.cli.loading import ModelSource
-
-_MAX_HEADER = 100 << 20  # safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,15 @@ def stored_bytes(source: ModelSource) -> StoredBytes | None:
         ValueError: a file that is not in the safetensors format.
         OSError: a hub that cannot be reached.
     """
+    from stun_ext.safetensors_file import read_header
+
     sizes: dict[str, tuple[str, int]] = {}
     folder = source.folder() if source.is_directory or source.local_files_only else None
     if folder is not None:
         files = sorted(folder.glob("*.safetensors"))
         for path in files:
-            sizes.update(read_header(path))
+            for name, stored in read_header(path).tensors.items():
+                sizes[name] = (stored.dtype, stored.bytes)
         num_files = len(files)
     elif source.local_files_only:
         return None
@@ -64,21 +62,3 @@ def stored_bytes(source: ModelSource) -> StoredBytes | None:
         dtypes=tuple(sorted(by_dtype, key=lambda dtype: -by_dtype[dtype])),
         num_files=num_files,
     )
-
-
-def read_header(path: Path) -> dict[str, tuple[str, int]]:
-    """Name -> (dtype, bytes) of every tensor in a safetensors file, from its first few kilobytes."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MAX_HEADER + 1
-        try:
-            header = json.loads(file.read(length)) if length <= _MAX_HEADER else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
-        raise ValueError(f"[inspect] {path} is not a safetensors file")
-    header.pop("__metadata__", None)
-    return {
-        name: (tensor["dtype"], tensor["data_offsets"][1] - tensor["data_offsets"][0])
-        for name, tensor in header.items()
-    }

@@ -15,8 +15,6 @@ from stun_ext.cli.loading import ModelSource, hush_transformers
 from stun_ext.cli.session import session
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from stun_ext.models import MoELayer
 
 
@@ -39,21 +37,16 @@ def inspect(
 
 
 def _describe(source: ModelSource) -> dict[str, Any]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    from stun_ext.models import analyze, slicing_refusals
-    from stun_ext.models.config_keys import iter_configs, per_layer_counts, without_per_layer_counts
+    from stun_ext.models import analyze, empty_model, slicing_refusals
+    from stun_ext.models.config_keys import iter_configs, per_layer_counts
 
     config = AutoConfig.from_pretrained(source.name, **source.hub_arguments)
     own_counts: dict[int, int] = {}  # of layers that keep another number of experts than the config says
     for _, nested in iter_configs(config):
         own_counts.update(per_layer_counts(nested))
-    # On the meta device: every shape, no weights. Stock classes build the largest count in every layer.
-    with without_per_layer_counts(config), torch.device("meta"):
-        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=source.trust_remote_code
-        )
+    with empty_model(config, trust_remote_code=source.trust_remote_code) as skeleton:
         moe = analyze(skeleton)
         refusals = slicing_refusals(moe) if moe.layers else []
         layers = [_layer(layer, own_counts.get(layer.index, layer.num_experts)) for layer in moe.layers]

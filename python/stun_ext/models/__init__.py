@@ -4,11 +4,14 @@
 from .analysis import analyze as analyze
 from .guards import check_prunable as check_prunable
 from .linears import decoder_linears as decoder_linears
+from .loading import empty_model as empty_model
 from .loading import from_pretrained as from_pretrained
 from .moe import ExpertMatrix as ExpertMatrix
 from .moe import MoELayer as MoELayer
 from .moe import MoEModel as MoEModel
 from .refusals import slicing_refusals as slicing_refusals
+from .routers import StoredRouter as StoredRouter
+from .routers import stored_routers as stored_routers
 from .routing import legal_expert_counts as legal_expert_counts
 from .slicing import SlicePlan as SlicePlan
 from .slicing import plan_slices as plan_slices
@@ -18,11 +21,14 @@ __all__ = [
     "MoELayer",
     "MoEModel",
     "SlicePlan",
+    "StoredRouter",
     "analyze",
     "check_prunable",
     "decoder_linears",
+    "empty_model",
     "from_pretrained",
     "legal_expert_counts",
     "plan_slices",
     "slicing_refusals",
+    "stored_routers",
 ]

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .config_keys import (
     nested_config,
     per_layer_counts,
     set_per_layer_counts,
+    without_per_layer_counts,
 )
 from .schema import Schema, derive_schema
 
@@ -86,6 +88,23 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> PreTrainedMo
     names = [key[-1] for key in schema.paths if key[:-1] == location]
     set_per_layer_counts(nested_config(model.config, location), names, counts)
     return loaded
+
+
+@contextmanager
+def empty_model(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Iterator[PreTrainedModel]:
+    """The causal language model that a config describes, on the meta device: every shape, no weights.
+
+    Stock classes build the largest number of experts in every layer; within the context the config says no other.
+
+    Args:
+        config: As `AutoConfig.from_pretrained` reads it.
+        trust_remote_code: Run Python code that the checkpoint brings along.
+    """
+    with without_per_layer_counts(config), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=trust_remote_code
+        )
+        yield model
 
 
 def _has_per_layer_counts(config: Mapping[str, Any]) -> bool:

@@ -81,24 +81,35 @@ class MoELayer:
         return _expert_matrices(self.experts, self.hidden_size)
 
     @property
-    def router_weight(self) -> torch.Tensor:
-        """The router's rows [E, H], a view that autograd does not see, whatever module holds them.
+    def router_tensor(self) -> ExpertTensor:
+        """The tensor that holds the router's rows, one per expert, whatever module it is in.
 
         Raises:
             ValueError: No tensor of the block has one row per expert.
         """
         prefix = self.experts_name + "."
-        tensors = dict(named_tensors(self.block))
+        shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(self.block)}
         candidates = []
         for spec in self.tensors:
             outside = self.experts is self.block or not spec.name.startswith(prefix)
             if outside and spec.ndim == 2 and spec.factor == 1:
-                tensor = tensors[spec.name[len(self.name) + 1 :]].detach()
-                candidates.append((tensor.T if spec.axis == 1 else tensor)[: self.num_experts])
-        candidates = [rows for rows in candidates if rows.shape[1] > 1]  # not a bias stored as [1, E]
+                width = shapes[spec.name[len(self.name) + 1 :]][1 - spec.axis]
+                if width > 1:  # not a bias stored as [1, E]
+                    candidates.append((width == self.hidden_size, spec))
         if not candidates:
             raise ValueError(f"[router_weight] {self.name} has no router weight with one row per expert")
-        return max(candidates, key=lambda rows: rows.shape[1] == self.hidden_size)
+        return max(candidates, key=lambda candidate: candidate[0])[1]
+
+    @property
+    def router_weight(self) -> torch.Tensor:
+        """The router's rows [E, H], a view that autograd does not see.
+
+        Raises:
+            ValueError: As `router_tensor`.
+        """
+        spec = self.router_tensor
+        tensor = dict(named_tensors(self.block))[spec.name[len(self.name) + 1 :]].detach()
+        return (tensor.T if spec.axis == 1 else tensor)[: self.num_experts]
 
     def num_expert_parameters(self) -> int:
         """Weights of one expert: its matrices, without biases and norms."""

@@ -50,6 +50,8 @@ def tree(tmp_path: Path) -> Path:
         "python/stun_ext/ops.py": "import numpy as np\nfrom stun_ext import _core\n",
         "python/stun_ext/recipe.py": "import json\n",
         "python/stun_ext/pipeline.py": "import torch\nfrom stun_ext import models, ops\n",
+        "python/stun_ext/plots.py": "import numpy as np\n"
+        "def draw():\n    from matplotlib.figure import Figure\n    return Figure()\n",
         "python/stun_ext/models/__init__.py": "from stun_ext.models.slicing import plan\n",
         "python/stun_ext/models/slicing.py": "import torch\nfrom . import __init__\n",
         "python/stun_ext/cli/__init__.py": "from stun_ext import demo\nfrom stun_ext.cli import prune\n",
@@ -121,6 +123,14 @@ def test_a_tree_that_obeys_passes(check_layers: ModuleType, tree: Path) -> None:
             "must stay light",
         ),
         ("python/stun_ext/ops.py", "import torch", "must not load torch at import time"),
+        ("python/stun_ext/plots.py", "from matplotlib.figure import Figure", "must not load matplotlib"),
+        ("python/stun_ext/plots.py", "def f():\n    import matplotlib.pyplot", "without pyplot"),
+        ("python/stun_ext/plots.py", "def f():\n    from matplotlib import pyplot", "without pyplot"),
+        (
+            "python/stun_ext/pipeline.py",
+            "def f():\n    from matplotlib.figure import Figure",
+            "plots.py alone",
+        ),
         ("python/stun_ext/ops.py", "from stun_ext import models", "ops.py stands on _core alone"),
         ("python/stun_ext/cli/prune.py", "from stun_ext import pipeline", "sit inside the commands"),
         ("python/stun_ext/cli/prune.py", "from stun_ext.demo.comparison import compare", "sit inside"),

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of a safetensors file without loading it: the header is read, a tensor is mapped where it lies.
+
+NumPy alone, because the library of that name returns copies or torch tensors: a router larger than memory needs
+neither. What a header says is checked before any of it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Bits: TypeAlias = Literal["bfloat16"] | None
+"""What the bits of an array are where NumPy has no name for it: the argument ``dtype`` of the operations."""
+
+_MAX_HEADER = 100 << 20  # the format's own limit
+# Stored dtype -> NumPy's name of it; NumPy has no bfloat16, whose bits it holds as uint16.
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One entry of a header.
+
+    Attributes:
+        dtype: As the format names it: "F32", "BF16", ...
+        shape: Its shape.
+        begin: Where its bytes begin, counted from the start of the data.
+        end: Where they end.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes it has in the file."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself: its tensors by name, and the byte at which the data starts."""
+
+    tensors: dict[str, StoredTensor]
+    data_start: int
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Reads the header, the file's first few kilobytes.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a safetensors file, or a tensor's entry is damaged (it is named).
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little") if len(start) == 8 else _MAX_HEADER + 1
+        text = file.read(length) if length <= _MAX_HEADER else b""
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        entries = None
+    if not isinstance(entries, dict):
+        raise ValueError(f"[safetensors] {os.fspath(path)} is not a safetensors file")
+    entries.pop("__metadata__", None)
+    tensors = {name: _entry(path, name, entry) for name, entry in entries.items()}
+    return Header(tensors, 8 + length)
+
+
+def _entry(path: str | os.PathLike[str], name: str, entry: Any) -> StoredTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        dtype, shape, begin, end = None, (), 0, 0
+    sizes = all(type(size) is int and size >= 0 for size in (*shape, begin, end))
+    if not isinstance(dtype, str) or not sizes or begin > end:
+        raise ValueError(
+            f"[safetensors] {os.fspath(path)}: the header's entry of {name} is damaged: {json.dumps(entry)[:200]}"
+        )
+    return StoredTensor(dtype, shape, begin, end)
+
+
+def map_tensor(path: str | os.PathLike[str], name: str, header: Header) -> tuple[npt.NDArray[Any], Bits]:
+    """A tensor of floating-point numbers where it lies in the file, mapped read-only: nothing is loaded.
+
+    Only if an old writer put it at an address that is no multiple of its element size is it copied into memory.
+
+    Args:
+        path: The file.
+        name: The tensor's name.
+        header: From `read_header`.
+
+    Returns:
+        The values, and "bfloat16" if they are its bits as uint16.
+
+    Raises:
+        ValueError: No such tensor, its dtype is not F64, F32, F16 or BF16, its size is not what its shape needs, or
+            the file ends before it does. File and tensor are named.
+    """
+    import numpy as np
+
+    where = f"[safetensors] {os.fspath(path)}"
+    if name not in header.tensors:
+        raise ValueError(f"{where} has no tensor {name!r}; {_some_names(header)}")
+    tensor = header.tensors[name]
+    check_float(where, name, tensor)
+    stop, size = header.data_start + tensor.end, os.path.getsize(path)
+    if stop > size:
+        raise ValueError(
+            f"{where}: {name} ends at byte {stop:,}, but the file has {size:,}: "
+            "it is truncated or its header is damaged"
+        )
+    element = np.dtype(_FLOATS[tensor.dtype])
+    if tensor.bytes == 0:
+        return np.empty(tensor.shape, element), _bits(tensor)
+    offset = header.data_start + tensor.begin
+    values: npt.NDArray[Any] = np.memmap(path, dtype=element, mode="r", offset=offset, shape=tensor.shape)
+    return values if values.flags.aligned else values.copy(), _bits(tensor)
+
+
+def from_bytes(content: bytes, tensor: StoredTensor) -> tuple[npt.NDArray[Any], Bits]:
+    """The tensor from its bytes, read-only; for one that was fetched (see `check_float`)."""
+    import numpy as np
+
+    values = np.frombuffer(content, dtype=_FLOATS[tensor.dtype]).reshape(tensor.shape)
+    return values, _bits(tensor)
+
+
+def check_float(where: str, name: str, tensor: StoredTensor) -> None:
+    """Raises ValueError, its message starting with `where`, unless `from_bytes` can read such a tensor."""
+    import numpy as np
+
+    if tensor.dtype not in _FLOATS:
+        raise ValueError(f"{where}: {name} must be one of {', '.join(_FLOATS)}, got {tensor.dtype}")
+    needed = math.prod(tensor.shape) * np.dtype(_FLOATS[tensor.dtype]).itemsize
+    if needed != tensor.bytes:
+        raise ValueError(
+            f"{where}: {name}, {tensor.dtype} {list(tensor.shape)}, takes {needed:,} bytes, but the header gives it "
+            f"{tensor.bytes:,}"
+        )
+
+
+def _bits(tensor: StoredTensor) -> Bits:
+    return "bfloat16" if tensor.dtype == "BF16" else None
+
+
+def _some_names(header: Header) -> str:
+    names = sorted(header.tensors)
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"it holds {len(names)}: {shown}" if names else "it holds none"
