@@ -203,6 +203,7 @@ def _imports(tree: ast.Module, package: Path, parts: tuple[str, ...]) -> Iterato
             for alias in node.names:
                 name = f"{base}.{alias.name}"
                 is_module = base.split(".")[0] == "stun_ext" and _is_module(package, name)
+                is_module |= name == "matplotlib.pyplot"
                 yield _Import(name if is_module else base, node.lineno, now)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -91,7 +91,7 @@ def _map_npy(file: str) -> tuple[npt.NDArray[Any], Bits]:
     import numpy as np
 
     try:
-        rows = np.load(file, mmap_mode="r", allow_pickle=False)
+        rows = np.lib.format.open_memmap(file, mode="r")
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"[open_router] {file} cannot be mapped as a .npy file: {error}") from error
     if rows.dtype == "V2":  # how NumPy writes the bfloat16 of ml_dtypes

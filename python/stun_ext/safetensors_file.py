@@ -67,7 +67,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         length = int.from_bytes(start, "little") if len(start) == 8 else _MAX_HEADER + 1
         text = file.read(length) if length <= _MAX_HEADER else b""
     try:
-        entries = json.loads(text)
+        entries = json.loads(text) if len(text) == length else None
     except ValueError:
         entries = None
     if not isinstance(entries, dict):

@@ -140,6 +140,9 @@ def _cluster(
     from stun_ext.clustering import cluster_router
 
     found, seconds = [], []
+    rows, width = routers[0].rows.shape
+    many = f"{len(routers)} routers, the first of " if len(routers) > 1 else ""
+    current.note(f"clustering {many}{rows:,} rows of {width:,}")
     for index, router in enumerate(routers):
 
         def show(fraction: float, index: int = index) -> None:

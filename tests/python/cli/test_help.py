@@ -17,7 +17,7 @@ from stun_ext.recipe import Recipe
 SETTINGS = dataclasses.fields(Recipe)
 
 
-@pytest.mark.parametrize("command", [[], ["prune"], ["inspect"], ["eval"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["prune"], ["inspect"], ["eval"], ["cluster"], ["demo"]])
 def test_help_and_usage(invoke, command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -52,11 +52,13 @@ def test_version(invoke) -> None:
     assert result.stdout == f"stun-ext {stun_ext.__version__}\n"
 
 
-def test_help_loads_neither_torch_nor_transformers() -> None:
+@pytest.mark.parametrize("command", ["prune", "cluster"])
+def test_help_loads_neither_torch_nor_transformers(command: str) -> None:
     program = (
-        "import sys\nfrom stun_ext.cli import main\nsys.argv = ['stun-ext', 'prune', '--help']\n"
+        f"import sys\nfrom stun_ext.cli import main\nsys.argv = ['stun-ext', '{command}', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'safetensors', 'datasets', 'yaml'}\n"
+        "heavy |= {'matplotlib'}\n"
         "print('LOADED', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -79,6 +81,8 @@ def test_help_is_quick() -> None:
         ["prune"],
         ["prune", "a"],
         ["nosuch"],
+        ["cluster"],
+        ["cluster", "a.npy", "--k", "x"],
         ["prune", "a", "b", "--nosuch"],
         ["prune", "a", "b", "--seed", "x"],
     ],
