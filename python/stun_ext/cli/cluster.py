@@ -231,7 +231,7 @@ def _table(source: str, found: Sequence[RouterClusters], seconds: Sequence[float
         "largest",
         "alone",
         "threshold",
-        "merge heights",
+        "merge heights: min, median, max",
         "seconds",
     ]
     for name in names:
