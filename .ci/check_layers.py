@@ -53,11 +53,11 @@ CLI_MAY_IMPORT = frozenset(
         "clustering",
         "demo",
         "evaluation",
+        "files",
         "model_card",
         "models",
-        "ops",
     }
-    | {"pipeline", "plots", "recipe", "report", "routers", "safetensors_file", "statistics"}
+    | {"ops", "pipeline", "plots", "recipe", "report", "routers", "safetensors_file", "statistics"}
 )
 LOADED_BY_USERS_OF_ARRAYS = frozenset({"clustering", "ops", "plots", "recipe", "routers", "safetensors_file"})
 MAY_IMPORT_PIPELINE = frozenset({"__init__", "cli", "demo", "pipeline"})

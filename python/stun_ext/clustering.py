@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stun_ext import ops
+from stun_ext.files import replaced
 from stun_ext.routers import Router, open_router
 
 if TYPE_CHECKING:
@@ -299,15 +299,3 @@ def save_arrays(path: str | os.PathLike[str], clusters: Mapping[str, RouterClust
             arrays[f"{prefix}Z"] = found.Z
     with replaced(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own option
-
-
-@contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end; an error leaves `path` as it was."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

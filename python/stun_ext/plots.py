@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stun_ext.clustering import RouterClusters, replaced
+from stun_ext.clustering import RouterClusters
+from stun_ext.files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

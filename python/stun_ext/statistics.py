@@ -13,6 +13,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from stun_ext.files import replaced
+
 _FORMAT = "stun_ext.statistics.v1"
 #: name, dtype and number of axes of length E of the per-layer tensors.
 _FIELDS: tuple[tuple[str, torch.dtype, int], ...] = (
@@ -148,15 +150,10 @@ class Statistics:
             "num_tokens": self.num_tokens,
             "layers": [{"num_tokens": layer.num_tokens, "starved": layer.starved} for layer in self.layers],
         }
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+        with replaced(path) as temporary:
             safetensors.torch.save_file(
                 tensors, temporary, metadata={"format": _FORMAT, "statistics": json.dumps(header)}
             )
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:

@@ -203,7 +203,8 @@ def _document(source: str, found: Sequence[RouterClusters], seconds: Sequence[fl
 def _write(out: Path, source: str, found: Sequence[RouterClusters], seconds: Sequence[float]) -> None:
     import json
 
-    from stun_ext.clustering import check_format, replaced, save_arrays
+    from stun_ext.clustering import check_format, save_arrays
+    from stun_ext.files import replaced
 
     if check_format(out) == ".json":
         with replaced(out) as temporary:

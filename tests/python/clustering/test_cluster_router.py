@@ -221,7 +221,7 @@ def test_saving(tmp_path: Path) -> None:
 
 
 def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
-    from stun_ext.clustering import replaced
+    from stun_ext.files import replaced
 
     (tmp_path / "a.npz").write_bytes(b"old")
 
