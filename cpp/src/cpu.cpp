@@ -64,7 +64,7 @@ bool is_supported(Isa isa) noexcept {
     case Isa::avx512:
       return has.avx2 && has.fma && has.f16c && has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl;
     case Isa::neon:
-      return false;  // named, but without kernels so far: AArch64 runs the portable ones
+      return has.neon;
   }
   return false;
 }

@@ -28,6 +28,9 @@ const Features& features() noexcept;
   (::stun_ext::isa() == ::stun_ext::Isa::avx512 ? ::stun_ext::detail::family##_avx512 \
    : ::stun_ext::isa() == ::stun_ext::Isa::avx2 ? ::stun_ext::detail::family##_avx2   \
                                                 : ::stun_ext::detail::family##_scalar)
+#elif defined(__aarch64__)
+#define STUN_EXT_KERNELS(family) \
+  (::stun_ext::isa() == ::stun_ext::Isa::neon ? ::stun_ext::detail::family##_neon : ::stun_ext::detail::family##_scalar)
 #else
 #define STUN_EXT_KERNELS(family) (::stun_ext::isa(), ::stun_ext::detail::family##_scalar)
 #endif

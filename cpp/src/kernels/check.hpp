@@ -17,5 +17,6 @@ struct CheckKernels {
 extern const CheckKernels check_scalar;  // the others leave it less than a vector at the end
 extern const CheckKernels check_avx2;
 extern const CheckKernels check_avx512;
+inline constexpr const CheckKernels& check_neon = check_scalar;  // which the compiler vectorises there
 
 }  // namespace stun_ext::detail

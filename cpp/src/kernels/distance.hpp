@@ -57,6 +57,8 @@ extern const DistanceKernels distance_scalar;
 #if defined(__x86_64__)
 extern const DistanceKernels distance_avx2;
 extern const DistanceKernels distance_avx512;
+#elif defined(__aarch64__)
+inline constexpr const DistanceKernels& distance_neon = distance_scalar;  // which the compiler vectorises there
 #endif
 
 }  // namespace stun_ext::detail

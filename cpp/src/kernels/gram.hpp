@@ -27,6 +27,8 @@ extern const GramKernels gram_scalar;
 extern const GramKernels gram_avx2;
 extern const GramKernels gram_avx512;
 extern const GramKernels gram_avx512bf16;  ///< needs that extension as well
+#elif defined(__aarch64__)
+extern const GramKernels gram_neon;
 #endif
 
 }  // namespace stun_ext::detail

@@ -58,6 +58,8 @@ extern const LinkageKernels linkage_scalar;
 #if defined(__x86_64__)
 extern const LinkageKernels linkage_avx2;
 extern const LinkageKernels linkage_avx512;
+#elif defined(__aarch64__)
+extern const LinkageKernels linkage_neon;
 #endif
 
 }  // namespace stun_ext::detail

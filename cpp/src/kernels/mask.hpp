@@ -56,5 +56,6 @@ struct MaskKernels {
 extern const MaskKernels mask_scalar;  // the others leave the end of a row, less than a vector, to it
 extern const MaskKernels mask_avx2;
 extern const MaskKernels mask_avx512;
+inline constexpr const MaskKernels& mask_neon = mask_scalar;  // which the compiler vectorises there
 
 }  // namespace stun_ext::detail

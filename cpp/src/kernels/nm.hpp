@@ -24,5 +24,6 @@ struct NmKernels {
 extern const NmKernels nm_scalar;  // the others leave it the end of a row and every m that is not 2, 4, 8 or 16
 extern const NmKernels nm_avx2;
 extern const NmKernels nm_avx512;
+inline constexpr const NmKernels& nm_neon = nm_scalar;  // which the compiler vectorises there
 
 }  // namespace stun_ext::detail
