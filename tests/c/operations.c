@@ -118,6 +118,13 @@ static stun_ext_status run_nm(const stun_ext_executor* executor) {
   return stun_ext_nm_mask(&scores, 2, 4, &mask, executor);
 }
 
+static stun_ext_status run_nm_prune(const stun_ext_executor* executor) {
+  memcpy(output, rows_data, sizeof rows_data);
+  const stun_ext_matrix weight = stun_ext_row_major(output, N, D, STUN_EXT_FLOAT32);
+  int64_t zeros;
+  return stun_ext_nm_prune(&weight, norm, D, 2, 4, &zeros, executor);
+}
+
 static stun_ext_status run_apply(const stun_ext_executor* executor) {
   static uint8_t keep[N * D];
   for (int i = 0; i < N * D; ++i) keep[i] = i % 3 != 0;
@@ -128,7 +135,6 @@ static stun_ext_status run_apply(const stun_ext_executor* executor) {
 }
 
 const operation kOperations[OPERATIONS] = {
-    run_pairwise,  run_condensed, run_mixed,  run_linkage, run_linkage_rows, run_linkage_low_memory,
-    run_star_rows, run_allocate,  run_scores, run_mask,    run_prune,        run_nm,
-    run_apply,
+    run_pairwise, run_condensed, run_mixed, run_linkage, run_linkage_rows, run_linkage_low_memory, run_star_rows,
+    run_allocate, run_scores,    run_mask,  run_prune,   run_nm,           run_nm_prune,           run_apply,
 };

@@ -27,6 +27,8 @@ stun_ext_status stun_ext_mixed_distances(const stun_ext_const_matrix*, const stu
                                          const stun_ext_matrix*, const stun_ext_executor*);
 stun_ext_status stun_ext_nm_mask(const stun_ext_const_matrix*, int64_t, int64_t, const stun_ext_mask*,
                                  const stun_ext_executor*);
+stun_ext_status stun_ext_nm_prune(const stun_ext_matrix*, const float*, int64_t, int64_t, int64_t, int64_t*,
+                                  const stun_ext_executor*);
 int32_t stun_ext_num_threads(void);
 stun_ext_status stun_ext_pairwise_distances(const stun_ext_const_matrix*, int32_t, const stun_ext_matrix*,
                                             const stun_ext_executor*);

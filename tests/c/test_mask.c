@@ -91,6 +91,22 @@ static void test_wanda_prune(void) {
   CHECK(same_bytes(data, expected, sizeof data) && zeros == 3);
 }
 
+static void test_nm_prune(void) {
+  float data[8];
+  memcpy(data, kWeight, sizeof data);
+  const stun_ext_matrix w = stun_ext_row_major(data, 2, 4, STUN_EXT_FLOAT32);
+  int64_t zeros = -1;
+  REFUSES(stun_ext_nm_prune(NULL, kNorm, 4, 2, 4, &zeros, NULL), "[nm_prune] weight must not be null");
+  REFUSES(stun_ext_nm_prune(&w, NULL, 4, 2, 4, &zeros, NULL), "[nm_prune] input_sq_norm must not be null");
+  REFUSES(stun_ext_nm_prune(&w, kNorm, 4, 4, 4, &zeros, NULL), "n must be in [1, 3], got 4");
+  REFUSES(stun_ext_nm_prune(&w, kNorm, 4, 1, 3, &zeros, NULL), "a multiple of m = 3 columns, got 4");
+  REFUSES(stun_ext_nm_prune(&w, kNorm, 4, 2, 4, NULL, NULL), "[nm_prune] zeros must not be null");
+  CHECK(same_bytes(data, kWeight, sizeof data) && zeros == -1);
+  OK(stun_ext_nm_prune(&w, NULL, 0, 2, 4, &zeros, NULL));  // by magnitude: {1, -4, 2, 3} and {-2, 0, 2, -9}
+  const float expected[8] = {0, -4, 0, 3, 0, 0, 2, -9};
+  CHECK(same_bytes(data, expected, sizeof data) && zeros == 4);
+}
+
 static void test_nm_and_apply(void) {
   const float scores[8] = {4, 4, 2, 3, 8, 0, 2, 9};
   const uint8_t two_of_four[8] = {1, 1, 0, 0, 1, 0, 0, 1};
@@ -127,5 +143,6 @@ void test_mask(void) {
   test_pruned_per_row();
   test_wanda_mask();
   test_wanda_prune();
+  test_nm_prune();
   test_nm_and_apply();
 }

@@ -312,6 +312,11 @@ STUN_EXT_API stun_ext_status stun_ext_nm_mask(const stun_ext_const_matrix* score
                                               const stun_ext_mask* mask,
                                               const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
 
+/// The same by Wanda scores, written as +0 into the weights; `zeros`: how many of them are zero afterwards.
+STUN_EXT_API stun_ext_status stun_ext_nm_prune(const stun_ext_matrix* weight, const float* input_sq_norm,
+                                               int64_t input_sq_norm_size, int64_t n, int64_t m, int64_t* zeros,
+                                               const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
+
 /// Writes +0 where the mask is 0; the other weights keep their bits. The mask is only read.
 STUN_EXT_API stun_ext_status stun_ext_apply_mask(const stun_ext_matrix* weight, const stun_ext_mask* mask,
                                                  const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;

@@ -60,6 +60,17 @@ stun_ext_status stun_ext_nm_mask(const stun_ext_const_matrix* scores, int64_t n,
   });
 }
 
+stun_ext_status stun_ext_nm_prune(const stun_ext_matrix* weight, const float* input_sq_norm, int64_t input_sq_norm_size,
+                                  int64_t n, int64_t m, int64_t* zeros, const stun_ext_executor* executor) noexcept {
+  return c::call([&] {
+    constexpr const char* kOperation = "nm_prune";
+    c::CallerExecutor runs_on(kOperation, executor);
+    int64_t& out = c::at(kOperation, "zeros", zeros);
+    out = nm_prune(c::view(kOperation, "weight", weight),
+                   c::span(kOperation, "input_sq_norm", input_sq_norm, input_sq_norm_size), n, m, runs_on);
+  });
+}
+
 stun_ext_status stun_ext_apply_mask(const stun_ext_matrix* weight, const stun_ext_mask* mask,
                                     const stun_ext_executor* executor) noexcept {
   return c::call([&] {
