@@ -19,6 +19,7 @@ _parser = argparse.ArgumentParser()
 _parser.add_argument("--threads", type=int, default=1, help="threads of every candidate (1)")
 _parser.add_argument("--seconds", type=float, default=3.0, help="time for the runs of a row (3)")
 _parser.add_argument("--large", action="store_true", help="the rows that take long")
+_parser.add_argument("--sizes", type=int, nargs="+", help="only these n, where a benchmark has several")
 OPTIONS = _parser.parse_args()
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "STUN_EXT_NUM_THREADS"):
     os.environ[_name] = str(OPTIONS.threads)

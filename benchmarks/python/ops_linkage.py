@@ -1,43 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linkage of router rows, distances included, and of ready distances: ours, SciPy, fastcluster."""
+"""Linkage of ready distances, and of router rows with their distances: ours, SciPy, fastcluster.
+
+`--sizes` picks n (from 8,192 two runs each, without one to warm); with --threads above 1 all times are wall times, and
+ours are taken with one thread and with so many.
+"""
 
 import importlib
 import importlib.util
+import time
+from collections.abc import Callable
 
 import numpy as np
 import scipy.cluster.hierarchy as sch
-from ops_common import OPTIONS, measure, milliseconds, table
+from ops_common import CLOCK, OPTIONS, measure, milliseconds, table
 from scipy.spatial.distance import pdist
 
 from stun_ext import ops
 
-NOTE = """Milliseconds, median (interquartile range). "rows" includes the distances (float32 rows; SciPy and
-fastcluster cluster SciPy's pdist of them), "condensed" takes ready float64 distances."""
+NOTE = """Milliseconds, median (interquartile range; of two runs, their mean and difference). "condensed" takes ready
+float64 distances of Gaussian rows, "rows" includes the distances (float32 rows; SciPy and fastcluster cluster SciPy's
+pdist of them). SciPy and fastcluster use one thread."""
+
+METHODS = ("single", "complete", "average", "ward", "centroid")
+SIZES = (128, 256, 384, 512, 1024, 2048, 4096)
+ROWS = {128: 7168, 384: 7168, 1024: 4096}
+
+
+def ours(array: np.ndarray, method: str, threads: int) -> Callable[[], object]:
+    def run() -> object:
+        ops.set_num_threads(threads)
+        return ops.linkage(array, method)
+
+    return run
+
+
+def measure_twice(candidates: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+    runs: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(2):
+        for name, function in candidates.items():
+            start = CLOCK()
+            function()
+            runs[name].append(CLOCK() - start)
+    return {name: ((a + b) / 2, abs(a - b)) for name, (a, b) in runs.items()}
 
 
 def main() -> None:
     fastcluster = importlib.import_module("fastcluster") if importlib.util.find_spec("fastcluster") else None
-    names = ["stun_ext", "scipy", *(["fastcluster"] if fastcluster else [])]
+    threads = sorted({1, OPTIONS.threads})
+    names = [*(f"stun_ext, {count} thread(s)" for count in threads), "scipy"]
+    names += ["fastcluster"] if fastcluster else []
+    others = {"scipy": sch.linkage, **({"fastcluster": fastcluster.linkage} if fastcluster else {})}
     rows = []
-    shapes = [(128, 7168), (384, 7168), (1024, 4096), *([(4096, 4096)] if OPTIONS.large else [])]
-    for n, d in shapes:
-        X = np.random.default_rng(0).standard_normal((n, d)).astype(np.float32)
-        Y = pdist(X.astype(np.float64))
-        for method in ("complete", "average", "single", "ward"):
-            whole = {"stun_ext": lambda X=X, m=method: ops.linkage(X, m)}
-            whole["scipy"] = lambda X=X, m=method: sch.linkage(pdist(X.astype(np.float64)), m)
-            merges = {"stun_ext": lambda Y=Y, m=method: ops.linkage(Y, m)} if method != "ward" else {}
-            merges["scipy"] = lambda Y=Y, m=method: sch.linkage(Y, m)
-            if fastcluster:
-                whole["fastcluster"] = lambda X=X, m=method: fastcluster.linkage(
-                    pdist(X.astype(np.float64)), m
-                )
-                merges["fastcluster"] = lambda Y=Y, m=method: fastcluster.linkage(Y, m)
-            for kind, candidates in (("rows", whole), ("condensed", merges)):
-                times = measure(candidates)
-                cells = [milliseconds(times[name]) if name in times else "-" for name in names]
-                rows.append([f"{n}, {d}", method, kind, *cells])
-    table("Linkage", NOTE, ["n, d", "method", "from", *names], rows)
+    for n in OPTIONS.sizes or SIZES:
+        rng = np.random.default_rng(0)
+        Y = pdist(rng.standard_normal((n, 64)))
+        X = rng.standard_normal((n, ROWS.get(n, 0))).astype(np.float32)
+        for kind, array in (("condensed", Y), ("rows", X)):
+            if array.shape[-1] == 0:
+                continue
+            for method in METHODS:
+                candidates = {
+                    name: ours(array, method, count) for name, count in zip(names, threads, strict=False)
+                }
+                for name, other in others.items():
+                    if kind == "rows":
+                        candidates[name] = lambda f=other, X=X, m=method: f(pdist(X.astype(np.float64)), m)
+                    else:
+                        candidates[name] = lambda f=other, Y=Y, m=method: f(Y, m)
+                times = (measure_twice if n >= 8192 else measure)(candidates)
+                rows.append([str(n), method, kind, *(milliseconds(times[name]) for name in names)])
+    table("Linkage", NOTE, ["n", "method", "from", *names], rows)
 
 
 if __name__ == "__main__":

@@ -206,9 +206,9 @@ class Agglomeration {
     at(penalty_, x) = at(penalty_, y) = kInfinity;
     parallel([&](std::int64_t slot) noexcept { kernels_.squeeze(at(row_, slot), is_kept.data(), before); });
     mirrored_ = slots_;
-    // The next time when about half of the slots are gone: until then, passing over them costs less than moving.
+    // The next time when two fifths of the slots are gone: until then, passing over them costs less than moving.
     capacity_ =
-        std::min(capacity_, (slots_ + std::max<std::int64_t>(slots_ / 3, 16) + kMirrored) / kMirrored * kMirrored);
+        std::min(capacity_, (slots_ + std::max<std::int64_t>(slots_ / 4, 16) + kMirrored) / kMirrored * kMirrored);
   }
 
   const LinkageKernels& kernels_;

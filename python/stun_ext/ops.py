@@ -243,12 +243,17 @@ def linkage(
         RuntimeError: `progress` ended the run.
     """
     host = _host("linkage", "Y", Y)
-    options = {"memory_limit": memory_limit, "height": height, "progress": progress}
-    given = [name for name, value in options.items() if value is not None] + ["n_clusters"] * (
-        n_clusters != 1
-    )
-    if given and getattr(host, "ndim", 2) == 1:
-        raise ValueError(f"[linkage] {given[0]} is for observations (2-D), got condensed distances (1-D)")
+    if getattr(host, "ndim", 2) == 1:
+        for option, is_given in (
+            ("memory_limit", memory_limit is not None),
+            ("height", height is not None),
+            ("progress", progress is not None),
+            ("n_clusters", n_clusters != 1),
+        ):
+            if is_given:
+                raise ValueError(
+                    f"[linkage] {option} is for observations (2-D), got condensed distances (1-D)"
+                )
     limit = _memory_limit("linkage", memory_limit)
     return _like(Y, _core.linkage(host, method, dtype, limit, n_clusters, height, progress))
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <tuple>
 
+#include "lance_williams.hpp"
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
 #include "support.hpp"
@@ -214,6 +215,85 @@ TEST(Linkage, CentroidOfCollinearPointsIsNotNaN) {
   const double direction[3] = {0.1, 0.3, 0.7};
   rows.fill([&](std::int64_t r, std::int64_t c) { return (r == 2 ? 0.0 : r == 0 ? -1.0 : 1.0) * direction[c]; });
   for (const Merge& merge : linkage_rows(rows.view(), Linkage::centroid)) EXPECT_TRUE(std::isfinite(merge.height));
+}
+
+/// Greedy by (distance, lower id, higher id), searching all pairs at every step, by the recurrence: exact bits, and so
+/// exact ties, for every method.
+std::vector<Merge> naive_recurrence(const std::vector<double>& condensed, std::size_t n, Linkage method) {
+  std::vector<std::vector<double>> distance(2 * n, std::vector<double>(2 * n));  // [higher][lower]
+  for (std::size_t i = 0, k = 0; i < n; ++i) {
+    for (std::size_t j = i + 1; j < n; ++j) distance[j][i] = condensed[k++];
+  }
+  std::vector<double> size(2 * n, 1.0);
+  std::vector<std::size_t> active(n);
+  for (std::size_t i = 0; i < n; ++i) active[i] = i;
+  std::vector<Merge> merges;
+  for (std::size_t id = n; active.size() > 1; ++id) {
+    std::size_t x = active[0], y = active[1];
+    for (std::size_t a = 0; a < active.size(); ++a) {
+      for (std::size_t b = a + 1; b < active.size(); ++b) {
+        if (distance[active[b]][active[a]] < distance[y][x]) x = active[a], y = active[b];
+      }
+    }
+    const double height = distance[y][x];
+    active.erase(std::remove_if(active.begin(), active.end(), [&](std::size_t i) { return i == x || i == y; }),
+                 active.end());
+    for (const std::size_t i : active) {
+      distance[id][i] =
+          detail::lance_williams(method, distance[std::max(x, i)][std::min(x, i)],
+                                 distance[std::max(y, i)][std::min(y, i)], height, size[x], size[y], size[i]);
+    }
+    size[id] = size[x] + size[y];
+    merges.push_back({static_cast<double>(x), static_cast<double>(y), height, size[id]});
+    active.push_back(id);
+  }
+  return merges;
+}
+
+TEST(Linkage, TiesAndBitsAreThoseOfTheNaiveOrderWithEveryIsaAndThreadCount) {
+  std::mt19937 generator(6);
+  for (const std::size_t n : {2, 3, 7, 8, 9, 16, 17, 31, 33, 65, 130, 300}) {
+    for (const int values : {1, 3, 40, 0}) {  // 0: distinct
+      std::vector<double> condensed(n * (n - 1) / 2);
+      for (double& d : condensed) {
+        d = values == 0 ? std::uniform_real_distribution<double>(0.5, 1.0)(generator)
+                        : 1.0 + std::uniform_int_distribution<int>(0, values)(generator);
+      }
+      for (const Linkage method : kMethods) {
+        const std::vector<Merge> expected = naive_recurrence(condensed, n, method);
+        for (const Isa isa : cpu_info().supported) {
+          const ForcedIsa forced(isa);
+          for (const int threads : {1, 4}) {
+            const Threads scope(threads);
+            const std::vector<Merge> got = linkage(condensed, method);
+            ASSERT_EQ(got.size(), expected.size());
+            ASSERT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(Merge)), 0)
+                << "n " << n << ", values " << values << ", method " << static_cast<int>(method) << ", isa "
+                << static_cast<int>(isa) << ", threads " << threads;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Linkage, ManyClustersAreTheSameWithEveryIsaAndThreadCount) {  // enough for threads, and several squeezes
+  std::mt19937 generator(7);
+  const std::size_t n = 1100;
+  std::vector<double> condensed(n * (n - 1) / 2);
+  for (double& d : condensed) d = std::uniform_int_distribution<int>(1, 5000)(generator);
+  for (const Linkage method : kMethods) {
+    std::vector<Merge> first;
+    for (const Isa isa : cpu_info().supported) {
+      const ForcedIsa forced(isa);
+      for (const int threads : {1, 3}) {
+        const Threads scope(threads);
+        const std::vector<Merge> merges = linkage(condensed, method);
+        if (first.empty()) first = merges;
+        ASSERT_EQ(std::memcmp(first.data(), merges.data(), first.size() * sizeof(Merge)), 0);
+      }
+    }
+  }
 }
 
 TEST(Linkage, SameAtEveryThreadCount) {
