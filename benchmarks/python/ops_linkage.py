@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linkage of ready distances, and of router rows with their distances: ours, SciPy, fastcluster.
 
-`--sizes` picks n (from 8,192 two runs each, without one to warm); with --threads above 1 all times are wall times, and
+`--sizes` picks n (from 8,192 two runs each); with --threads above 1 all times are wall times, and
 ours are taken with one thread and with so many.
 """
 
 import importlib
 import importlib.util
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -35,6 +34,8 @@ def ours(array: np.ndarray, method: str, threads: int) -> Callable[[], object]:
 
 
 def measure_twice(candidates: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+    for function in candidates.values():
+        function()  # warm: memory that a virtual machine has never touched is slow the first time
     runs: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(2):
         for name, function in candidates.items():

@@ -15,9 +15,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Fewer clusters are searched or squeezed before a thread has started.
-constexpr std::int64_t kParallelFrom = 1024;
-
 LinkageKernels::Update update_of(const LinkageKernels& kernels, Linkage method) noexcept {
   switch (method) {
     case Linkage::single:

@@ -13,6 +13,9 @@
 
 namespace stun_ext::detail {
 
+/// Fewer clusters are copied, mirrored, searched or squeezed before a thread has started.
+constexpr std::int64_t kParallelFrom = 1024;
+
 /// Distances of all pairs of m clusters as a square of rows that lie apart, with room for the columns of clusters that
 /// will be made of them. The memory is not initialized: untouched pages cost nothing.
 class ClusterDistances {

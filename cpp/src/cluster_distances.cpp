@@ -15,9 +15,6 @@ namespace {
 
 constexpr std::size_t kLine = 64;
 
-// Fewer clusters are mirrored before a thread has started.
-constexpr std::int64_t kParallelFrom = 1024;
-
 // From here on memory comes in huge pages where the system has them: clearing pages of 4 KiB one by one, and finding
 // them again when a column is written, would be much of the time. Smaller blocks are reused by the allocator.
 constexpr std::size_t kHugeFrom = std::size_t{32} << 20;
