@@ -21,6 +21,7 @@ _parser.add_argument("--seconds", type=float, default=3.0, help="time for the ru
 _parser.add_argument("--large", action="store_true", help="the rows that take long")
 _parser.add_argument("--sizes", type=int, nargs="+", help="only these n, where a benchmark has several")
 _parser.add_argument("--wall", action="store_true", help="wall time with one thread, too: a quiet machine")
+_parser.add_argument("--no-baselines", dest="baselines", action="store_false", help="ours alone (masks)")
 OPTIONS = _parser.parse_args()
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "STUN_EXT_NUM_THREADS"):
     os.environ[_name] = str(OPTIONS.threads)
@@ -75,7 +76,8 @@ def machine() -> str:
         family = re.search(r"cpu family\s*: (\d+)\nmodel\s*: (\d+)", text)
         model = (name[1] if name else model) + (f" (family {family[1]}, model {family[2]})" if family else "")
     load = f"; load average at the start {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    command = f"python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    forced = f"STUN_EXT_ISA={os.environ['STUN_EXT_ISA']} " if "STUN_EXT_ISA" in os.environ else ""
+    command = f"{forced}python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
     versions = f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__.split('+')[0]}"
     return (
         f"- {model}, {os.cpu_count()} cores; {OPTIONS.threads} thread(s) each, {CLOCK_NAME}{load}\n"

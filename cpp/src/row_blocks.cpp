@@ -82,7 +82,7 @@ void RowBlocks::store(const MatrixView& matrix) const noexcept {
 }
 
 std::int64_t block_rows_per_task(const ConstMatrixView& matrix, const Executor& executor) noexcept {
-  constexpr std::int64_t kElements = std::int64_t{1} << 20, kTasksPerThread = 4;
+  constexpr std::int64_t kElements = std::int64_t{1} << 22, kTasksPerThread = 4;
   const std::int64_t even = matrix.rows / (kTasksPerThread * executor.concurrency());
   const std::int64_t most = kElements / std::max<std::int64_t>(matrix.cols, 1);
   const std::int64_t rows = std::max(rows_per_task(matrix.cols), std::min(even, most));

@@ -9,9 +9,14 @@ namespace {
 constexpr std::int64_t kFloats = 8;
 constexpr std::int64_t kHalves = 16;
 
-/// Asks for what the next row, or this one further on, will need: the processor's own prefetching ends with the page.
-inline void prefetch(const void* from) noexcept {
+/// Asks for what is read or written next: the processor's own prefetching ends with the page. Weights go to the second
+/// cache, for the first one is full of upper halves.
+inline void prefetch_weights(const void* from) noexcept {
   constexpr std::int64_t kAhead = 8192;  // bytes
+  _mm_prefetch(static_cast<const char*>(from) + kAhead, _MM_HINT_T1);
+}
+inline void prefetch_mask(const void* from) noexcept {
+  constexpr std::int64_t kAhead = 2048;
   _mm_prefetch(static_cast<const char*>(from) + kAhead, _MM_HINT_T0);
 }
 
@@ -68,7 +73,7 @@ void uppers(const typename Element::Stored* row, const float* norm, std::int64_t
   const __m256i magnitude = _mm256_set1_epi16(0x7fff);
   std::int64_t c = 0;
   for (; c + kHalves <= count; c += kHalves) {
-    prefetch(row + c);
+    prefetch_weights(row + c);
     const __m256i low = _mm256_srli_epi32(product<Element>(row + c, at(norm, c)), 16);
     const __m256i high = _mm256_srli_epi32(product<Element>(row + c + kFloats, at(norm, c + kFloats)), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), kInOrder);
@@ -120,6 +125,7 @@ void write_mask(const std::int16_t* uppers, std::int64_t count, std::int16_t lim
   const __m256i one = _mm256_set1_epi8(1);
   std::int64_t c = 0;
   for (; c + 2 * kHalves <= count; c += 2 * kHalves) {
+    prefetch_mask(mask + c);
     const __m256i first = _mm256_cmpgt_epi16(limits, load(uppers + c));
     const __m256i second = _mm256_cmpgt_epi16(limits, load(uppers + c + kHalves));
     const __m256i pruned = _mm256_permute4x64_epi64(_mm256_packs_epi16(first, second), 0xd8);

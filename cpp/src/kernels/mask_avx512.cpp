@@ -9,9 +9,14 @@ namespace {
 constexpr std::int64_t kFloats = 16;
 constexpr std::int64_t kHalves = 32;
 
-/// Asks for what the next row, or this one further on, will need: the processor's own prefetching ends with the page.
-inline void prefetch(const void* from) noexcept {
+/// Asks for what is read or written next: the processor's own prefetching ends with the page. Weights go to the second
+/// cache, for the first one is full of upper halves.
+inline void prefetch_weights(const void* from) noexcept {
   constexpr std::int64_t kAhead = 8192;  // bytes
+  _mm_prefetch(static_cast<const char*>(from) + kAhead, _MM_HINT_T1);
+}
+inline void prefetch_mask(const void* from) noexcept {
+  constexpr std::int64_t kAhead = 2048;
   _mm_prefetch(static_cast<const char*>(from) + kAhead, _MM_HINT_T0);
 }
 
@@ -64,8 +69,8 @@ void uppers(const typename Element::Stored* row, const float* norm, std::int64_t
   const __m512i in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);  // packing works on 128 bits at a time
   std::int64_t c = 0;
   for (; c + kHalves <= count; c += kHalves) {
-    prefetch(row + c);
-    if (sizeof(*row) == 4) prefetch(row + c + kFloats);
+    prefetch_weights(row + c);
+    if (sizeof(*row) == 4) prefetch_weights(row + c + kFloats);
     const __m512i low = _mm512_srli_epi32(product<Element>(row + c, at(norm, c)), 16);
     const __m512i high = _mm512_srli_epi32(product<Element>(row + c + kFloats, at(norm, c + kFloats)), 16);
     const __m512i packed = _mm512_permutexvar_epi64(in_order, _mm512_packus_epi32(low, high));
@@ -83,7 +88,7 @@ void uppers_bf16(const std::uint16_t* row, const float* norm, std::int64_t count
   constexpr __mmask32 kOdd = 0xaaaaaaaau;
   std::int64_t c = 0;
   for (; c + kHalves <= count; c += kHalves) {
-    prefetch(row + c);
+    prefetch_weights(row + c);
     __m512i key = _mm512_and_si512(_mm512_loadu_si512(row + c), magnitude);
     if (norm != nullptr) {
       const __m512 first = _mm512_loadu_ps(norm + c), second = _mm512_loadu_ps(norm + c + kFloats);
@@ -132,6 +137,7 @@ void write_mask(const std::int16_t* uppers, std::int64_t count, std::int16_t lim
   std::int64_t c = 0;
   for (; c + kHalves <= count; c += kHalves) {
     const __mmask32 kept = _mm512_cmpge_epi16_mask(_mm512_loadu_si512(uppers + c), limits);
+    prefetch_mask(mask + c);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask + c), _mm256_maskz_set1_epi8(kept, 1));
   }
   mask_scalar.write_mask(uppers + c, count - c, limit, mask + c);

@@ -122,7 +122,9 @@ def test_nm(dtype: str, n: int, m: int, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "m", "cols"), [(1, 2, 34), (2, 4, 36), (4, 8, 2056), (3, 5, 4100), (5, 16, 80)])
+@pytest.mark.parametrize(
+    ("n", "m", "cols"), [(1, 2, 34), (2, 4, 36), (4, 8, 2056), (3, 5, 4100), (5, 16, 80)]
+)
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("magnitude", [False, True])
 def test_nm_prune(dtype: str, n: int, m: int, cols: int, ties: bool, magnitude: bool) -> None:
