@@ -82,10 +82,9 @@ void RowBlocks::store(const MatrixView& matrix) const noexcept {
 }
 
 std::int64_t block_rows_per_task(const ConstMatrixView& matrix, const Executor& executor) noexcept {
-  constexpr std::int64_t kElements = std::int64_t{1} << 22, kTasksPerThread = 4;
+  constexpr std::int64_t kTasksPerThread = 8;
   const std::int64_t even = matrix.rows / (kTasksPerThread * executor.concurrency());
-  const std::int64_t most = kElements / std::max<std::int64_t>(matrix.cols, 1);
-  const std::int64_t rows = std::max(rows_per_task(matrix.cols), std::min(even, most));
+  const std::int64_t rows = std::max(rows_per_task(matrix.cols), even);
   const std::int64_t block = block_rows(matrix);
   return (rows + block - 1) / block * block;
 }

@@ -20,6 +20,7 @@ class RowBlocks {
   /// Calls `function(first, count)` for blocks of rows that cover [begin, end); row(0) to row(count - 1) are theirs.
   template <class Function>
   void for_each_block(std::int64_t begin, std::int64_t end, Function&& function) {
+    if (matrix_.cols == 0) return;  // rows without elements may have no address
     for (std::int64_t row = begin; row < end; row += block_rows_) {
       const std::int64_t count = row + block_rows_ < end ? block_rows_ : end - row;
       load(row, count);
@@ -53,7 +54,7 @@ class RowBlocks {
   AlignedVector<std::byte> copy_;
 };
 
-/// Rows for one task: whole blocks, enough to pay for the task's memory, and tasks enough for the executor's threads.
+/// Rows for one task: whole blocks, and only a few tasks for each thread, for each of them allocates its workspace.
 std::int64_t block_rows_per_task(const ConstMatrixView& matrix, const Executor& executor) noexcept;
 
 }  // namespace stun_ext::detail
