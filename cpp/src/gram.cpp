@@ -104,18 +104,22 @@ GramPanel::GramPanel(Side side, std::int64_t max_rows, std::int64_t cols, const 
     : side_(side),
       cols_(cols),
       depth_((cols + 1) / 2 * 2),
+      blocks_((cols + kGramDepth - 1) / kGramDepth),
       kernels_(&kernels),
       packed_(packed_bytes(*kernels_, group_of(*kernels_, side), max_rows, depth_)) {
   squared_norm_.reserve(static_cast<std::size_t>(max_rows));
   norm_.reserve(static_cast<std::size_t>(max_rows));
   error_.reserve(static_cast<std::size_t>(max_rows));
+  prefix_.reserve(static_cast<std::size_t>(max_rows * blocks_));
 }
+
+std::int64_t GramPanel::group_rows() const noexcept { return group_of(*kernels_, side_); }
 
 double GramPanel::bytes(Side side, std::int64_t max_rows, std::int64_t cols) noexcept {
   // As float32 on every processor, so that a limit on memory means the same everywhere.
   static_cast<void>(side);
   return 4.0 * static_cast<double>(max_rows + kGramPadding) * static_cast<double>(cols + 1) +
-         24.0 * static_cast<double>(max_rows);
+         (24.0 + 8.0 * static_cast<double>((cols + kGramDepth - 1) / kGramDepth)) * static_cast<double>(max_rows);
 }
 
 // x̂ is x rounded to float32 or bfloat16. The error ‖x − x̂‖ is computed from the values themselves; its own rounding,
@@ -129,6 +133,7 @@ void GramPanel::pack(const ConstMatrixView& rows, const std::uint32_t* index, st
   squared_norm_.assign(static_cast<std::size_t>(count), 0.0);
   error_.assign(static_cast<std::size_t>(count), 0.0);
   norm_.assign(static_cast<std::size_t>(count), 0.0);
+  prefix_.resize(static_cast<std::size_t>(count * blocks_));
   double values[kChunk];
   auto* halves = reinterpret_cast<std::uint16_t*>(packed_.data());
   auto* singles = reinterpret_cast<float*>(packed_.data());
@@ -175,6 +180,7 @@ void GramPanel::pack(const ConstMatrixView& rows, const std::uint32_t* index, st
         }
       }
       squared_norm_[static_cast<std::size_t>(r)] += squared;
+      prefix_[static_cast<std::size_t>(r * blocks_ + k0 / kChunk)] = squared_norm_[static_cast<std::size_t>(r)];
       error_[static_cast<std::size_t>(r)] += error;
     }
   }
@@ -195,15 +201,22 @@ double gram_gamma(std::int64_t cols) noexcept {
 }
 
 void gram(const GramPanel& a, const GramPanel& b, float* out, std::int64_t stride) {
+  gram(a, b, 0, a.blocks(), nullptr, out, stride);
+}
+
+void gram(const GramPanel& a, const GramPanel& b, std::int64_t first_block, std::int64_t last_block,
+          const unsigned char* wanted, float* out, std::int64_t stride) {
   const GramKernels& kernels = *a.kernels_;
   const std::int64_t groups_a = groups_of(a.count_, kernels.a_rows), groups_b = groups_of(b.count_, kernels.b_rows);
   const std::int64_t share = kernels.is_bf16 ? 2 : 1;  // elements in a float
-  for (std::int64_t k0 = 0; k0 < a.depth_; k0 += kGramDepth) {
+  for (std::int64_t block = first_block; block < last_block; ++block) {
+    const std::int64_t k0 = block * kGramDepth;
     const std::int64_t depth = std::min(kGramDepth, a.depth_ - k0);
     const float* block_a = floats(a.packed_) + k0 * groups_a * kernels.a_rows / share;
     const float* block_b = floats(b.packed_) + k0 * groups_b * kernels.b_rows / share;
     for (std::int64_t j = 0; j < groups_b; ++j) {
       for (std::int64_t i = 0; i < groups_a; ++i) {
+        if (wanted != nullptr && wanted[i * groups_b + j] == 0) continue;
         kernels.multiply(block_a + i * kernels.a_rows * depth / share, block_b + j * kernels.b_rows * depth / share,
                          depth, out + i * kernels.a_rows * stride + j * kernels.b_rows, stride, k0 > 0);
       }

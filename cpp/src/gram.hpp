@@ -40,18 +40,27 @@ class GramPanel {
   void pack(const ConstMatrixView& rows, const std::uint32_t* index, std::int64_t count, const GramFrame& frame);
 
   std::int64_t count() const noexcept { return count_; }
+  std::int64_t group_rows() const noexcept;                 ///< rows that are multiplied together
+  std::int64_t blocks() const noexcept { return blocks_; }  ///< of kGramDepth columns, the last one maybe of less
 
   // Of the r-th row packed, in the frame's scale; x is the centred, scaled row and x̂ what was packed of it.
   double squared_norm(std::int64_t r) const noexcept { return squared_norm_[static_cast<std::size_t>(r)]; }  ///< ‖x‖²
+  /// Of its first blocks of columns alone.
+  double squared_norm(std::int64_t r, std::int64_t blocks) const noexcept {
+    return prefix_[static_cast<std::size_t>(r * blocks_ + blocks - 1)];
+  }
   double norm(std::int64_t r) const noexcept { return norm_[static_cast<std::size_t>(r)]; }    ///< at least ‖x‖ and ‖x̂‖
   double error(std::int64_t r) const noexcept { return error_[static_cast<std::size_t>(r)]; }  ///< at least ‖x − x̂‖
 
  private:
-  friend void gram(const GramPanel& a, const GramPanel& b, float* out, std::int64_t stride);
+  friend void gram(const GramPanel& a, const GramPanel& b, std::int64_t first_block, std::int64_t last_block,
+                   const unsigned char* wanted, float* out, std::int64_t stride);
   std::int64_t count_ = 0;
   std::vector<double> squared_norm_, norm_, error_;
+  std::vector<double> prefix_;  ///< [rows, blocks]
   Side side_;
   std::int64_t cols_, depth_;  ///< depth_: columns, padded to pairs
+  std::int64_t blocks_;
   const GramKernels* kernels_;
   std::vector<unsigned char> packed_;  ///< blocks of kGramDepth columns, groups of rows in each
 };
@@ -69,5 +78,11 @@ double gram_gamma(std::int64_t cols) noexcept;
 /// (Cauchy–Schwarz on the rounding of the rows, and the usual bound on float32 accumulation, which gram_gamma proves).
 /// Thread-safe; one thread's work.
 void gram(const GramPanel& a, const GramPanel& b, float* out, std::int64_t stride);
+
+/// The same over some blocks of columns, first included and last not: added to `out`, but for the first block of all.
+/// The error bound holds for the sums up to there, too.
+/// @param wanted  [groups of a, groups of b] flags: groups of rows (of group_rows()) whose products are; nullptr: all.
+void gram(const GramPanel& a, const GramPanel& b, std::int64_t first_block, std::int64_t last_block,
+          const unsigned char* wanted, float* out, std::int64_t stride);
 
 }  // namespace stun_ext::detail

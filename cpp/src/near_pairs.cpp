@@ -10,6 +10,8 @@
 namespace stun_ext::detail {
 namespace {
 
+constexpr std::int64_t kBlocksAtATime = 2;  // of columns, before it is looked whether they are enough
+
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
@@ -99,16 +101,16 @@ void NearPairsPass::pack(const Block& block, GramPanel& panel, std::vector<doubl
 // error that gram() states, and a little for the float64 rounding of the norms and of exact distances. With w the
 // weight of the squared distance (1, but for Ward) and t the limit, w·d² < t² needs dot > (n_i − margin − t²/w)/2 +
 // n_j/2. That sum is made in float32: three roundings, each at most 2^-24 of the larger term, are covered by 2^-22 of
-// both.
+// both. All of it holds for the first columns alone as well.
 void NearPairsPass::set_limits(const Block& block_a, const GramPanel& a, const Block& block_b, double limit,
-                               Workspace& work) const {
+                               std::int64_t columns, Workspace& work) const {
   const GramPanel& b = work.panel;
   double norm_b = 0.0, error_b = 0.0, squared_b = 0.0;
   for (std::int64_t j = 0; j < b.count(); ++j) {
     norm_b = std::max(norm_b, b.norm(j));
     error_b = std::max(error_b, b.error(j));
     squared_b = std::max(squared_b, b.squared_norm(j));
-    work.half_b[static_cast<std::size_t>(j)] = static_cast<float>(0.5 * b.squared_norm(j));
+    work.half_b[static_cast<std::size_t>(j)] = static_cast<float>(0.5 * b.squared_norm(j, columns));
   }
   double smallest_b = 1.0;
   if (method_ == Linkage::ward) {
@@ -128,12 +130,55 @@ void NearPairsPass::set_limits(const Block& block_a, const GramPanel& a, const B
       const auto size = static_cast<double>(forest_.size(ids_[items_[static_cast<std::size_t>(block_a.begin + i)]]));
       weight = 2.0 * size * smallest_b / (size + smallest_b);
     }
-    const double lower = 0.5 * (a.squared_norm(i) - margin);
+    const double lower = 0.5 * (a.squared_norm(i, columns) - margin);
     const double threshold = lower - 0.5 * limit_squared / weight;
     const double slack = 0x1p-22;
     work.lower_a[static_cast<std::size_t>(i)] = static_cast<float>(lower - slack * (std::abs(lower) + 0.5 * squared_b));
     work.limit_a[static_cast<std::size_t>(i)] =
         static_cast<float>(threshold - slack * (std::abs(threshold) + 0.5 * squared_b));
+  }
+}
+
+// Where some columns already put all pairs of a group of rows apart, the others are not multiplied: squared differences
+// only add up. Their products become −Inf, which is never near.
+void NearPairsPass::multiply(const Block& block_a, const GramPanel& a, const Block& block_b, double limit,
+                             Workspace& work) const {
+  const GramPanel& b = work.panel;
+  const std::int64_t blocks = a.blocks();
+  // Average linkage wants bounds of all pairs between larger clusters.
+  if (limit == kInfinity || (method_ == Linkage::average && !(is_single(block_a) && is_single(block_b)))) {
+    gram(a, b, work.dots.data(), stride());
+    return set_limits(block_a, a, block_b, limit, blocks, work);
+  }
+  const std::int64_t rows_a = a.group_rows(), rows_b = b.group_rows();
+  const std::int64_t groups_a = (a.count() + rows_a - 1) / rows_a, groups_b = (b.count() + rows_b - 1) / rows_b;
+  work.wanted.assign(static_cast<std::size_t>(groups_a * groups_b), 1);
+  const float* half_b = work.half_b.data();
+  for (std::int64_t first = 0; first < blocks; first += kBlocksAtATime) {
+    const std::int64_t last = std::min(first + kBlocksAtATime, blocks);
+    gram(a, b, first, last, work.wanted.data(), work.dots.data(), stride());
+    set_limits(block_a, a, block_b, limit, last, work);
+    if (last == blocks) return;
+    for (std::int64_t group_a = 0; group_a < groups_a; ++group_a) {
+      const std::int64_t i0 = group_a * rows_a, i1 = std::min(i0 + rows_a, a.count());
+      for (std::int64_t group_b = 0; group_b < groups_b; ++group_b) {
+        unsigned char& is_wanted = work.wanted[static_cast<std::size_t>(group_a * groups_b + group_b)];
+        if (is_wanted == 0) continue;
+        const std::int64_t j0 = group_b * rows_b, j1 = std::min(j0 + rows_b, b.count());
+        int near = 0;
+        for (std::int64_t i = i0; i < i1 && near == 0; ++i) {
+          const float* dots = work.dots.data() + i * stride();
+          const float limit_a = work.limit_a[static_cast<std::size_t>(i)];
+          for (std::int64_t j = j0; j < j1; ++j) near |= dots[j] > limit_a + half_b[j];
+        }
+        if (near != 0) continue;
+        is_wanted = 0;
+        for (std::int64_t i = i0; i < i1; ++i) {
+          std::fill(work.dots.data() + i * stride() + j0, work.dots.data() + i * stride() + j1,
+                    -std::numeric_limits<float>::infinity());
+        }
+      }
+    }
   }
 }
 
@@ -162,7 +207,7 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
       }
     };
     executor.parallel_for(last - first, 1, pack_a);
-    auto multiply = [&](std::int64_t begin, std::int64_t end) {
+    auto pairs_of_b = [&](std::int64_t begin, std::int64_t end) {
       std::unique_ptr<Workspace> work;
       {
         const std::lock_guard<std::mutex> lock(pool_mutex);
@@ -180,8 +225,9 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
           const Block& block_a = blocks_[static_cast<std::size_t>(a)];
           if (block_a.is_partial && block_b.is_partial && block_a.first_cluster == block_b.first_cluster) continue;
           const GramPanel& panel = panels[static_cast<std::size_t>(a - first)];
-          gram(panel, work->panel, work->dots.data(), stride());
-          reduce(block_a, panel, block_b, a == b, *work, sink);
+          const double limit = sink.limit();
+          multiply(block_a, panel, block_b, limit, *work);
+          reduce(block_a, panel, block_b, a == b, limit, *work, sink);
           ticker.tick(static_cast<double>(done.fetch_add(1) + 1) / total);
         }
         sink.take(work->found);
@@ -190,7 +236,7 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
       const std::lock_guard<std::mutex> lock(pool_mutex);
       pool.push_back(std::move(work));
     };
-    executor.parallel_for(blocks - first, 1, multiply);
+    executor.parallel_for(blocks - first, 1, pairs_of_b);
     pool.clear();  // packing takes as much
     ticker.tick(static_cast<double>(done.load()) / total);
   }

@@ -54,9 +54,15 @@ class NearPairsPass {
   std::int64_t stride() const noexcept { return plan_.block_rows + kGramPadding; }
   void plan_blocks(const std::vector<std::uint32_t>& ids);
   void pack(const Block& block, GramPanel& panel, std::vector<double>& centroids) const;
-  void set_limits(const Block& block_a, const GramPanel& a, const Block& block_b, double limit, Workspace& work) const;
-  void reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, Workspace& work,
-              PairConsumer& sink);
+  /// Every cluster that the block has items of is one row.
+  static bool is_single(const Block& block) noexcept {
+    return !block.is_partial && block.count() == block.last_cluster - block.first_cluster + 1;
+  }
+  void set_limits(const Block& block_a, const GramPanel& a, const Block& block_b, double limit, std::int64_t columns,
+                  Workspace& work) const;
+  void multiply(const Block& block_a, const GramPanel& a, const Block& block_b, double limit, Workspace& work) const;
+  void reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, double limit,
+              Workspace& work, PairConsumer& sink);
   void reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work, double limit) const;
   void add_item_pair(const Block& block_a, std::int64_t i, const Block& block_b, std::int64_t j, Workspace& work,
                      double limit) const;
@@ -103,7 +109,8 @@ struct NearPairsPass::Workspace {
   std::vector<float> lower_a;     ///< d² >= 2 (lower_a[i] + half_b[j] − dot), in the frame's scale
   std::vector<float> half_b;      ///< ‖x_j‖²/2
   std::vector<float> folded;
-  double margin = 0.0;  ///< largest error of a squared distance in the block, in the frame's scale
+  std::vector<unsigned char> wanted;  ///< see multiply()
+  double margin = 0.0;                ///< largest error of a squared distance in the block, in the frame's scale
   std::vector<NearPair> found;
 };
 

@@ -12,13 +12,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-void NearPairsPass::reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same,
+void NearPairsPass::reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, double limit,
                            Workspace& work, PairConsumer& sink) {
-  const double limit = sink.limit();
-  set_limits(block_a, a, block_b, limit, work);
-  const auto is_single = [](const Block& block) {
-    return !block.is_partial && block.count() == block.last_cluster - block.first_cluster + 1;
-  };
   if (by_centroid_ || (is_single(block_a) && is_single(block_b))) {
     reduce_items(block_a, block_b, is_same, work, limit);
   } else {
