@@ -65,7 +65,8 @@ class Agglomeration {
     parallel([this](std::int64_t slot) noexcept { search(slot); });
   }
 
-  std::vector<Merge> run(Stop stop) {
+  std::vector<Merge> run(Stop stop, Ticker& ticker) {
+    const auto count = static_cast<double>(active_);
     std::vector<Merge> merges;
     merges.reserve(static_cast<std::size_t>(std::max<std::int64_t>(active_ - stop.n_clusters, 0)));
     while (active_ > stop.n_clusters) {
@@ -76,6 +77,8 @@ class Agglomeration {
       merges.push_back(
           {static_cast<double>(at(id_, x)), static_cast<double>(at(id_, y)), height, at(size_, x) + at(size_, y)});
       merge(x, y, height);
+      const double left = static_cast<double>(active_) / count;
+      ticker.tick(1.0 - left * left);
     }
     return merges;
   }
@@ -237,11 +240,11 @@ Clusters Clusters::singletons(std::int64_t n) {
 }
 
 std::vector<Merge> agglomerate(ClusterDistances distances, const Clusters& clusters, Linkage method, Stop stop,
-                               Executor& executor) {
+                               Executor& executor, Ticker& ticker) {
   distances.mirror(executor);
   std::vector<Merge> merges;
   if (method == Linkage::single && merge_by_spanning_tree(distances, clusters, stop, merges)) return merges;
-  return Agglomeration(distances, clusters, method, executor).run(stop);
+  return Agglomeration(distances, clusters, method, executor).run(stop, ticker);
 }
 
 }  // namespace stun_ext::detail

@@ -10,6 +10,7 @@
 
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/executor.hpp"
+#include "ticker.hpp"
 
 namespace stun_ext::detail {
 
@@ -75,8 +76,9 @@ void check_method(Linkage method);
 
 /// Merges the closest pair, by (distance, lower id, higher id), until `stop`. See linkage().
 /// @param distances  set for all pairs, finite, in the order of `clusters`.
+/// @param ticker     told after each merge, but for single linkage by a tree.
 std::vector<Merge> agglomerate(ClusterDistances distances, const Clusters& clusters, Linkage method, Stop stop,
-                               Executor& executor);
+                               Executor& executor, Ticker& ticker);
 
 /// Single linkage by a minimum spanning tree. Two merges at one height need the order of agglomerate(): then nothing is
 /// merged, and the answer is false.

@@ -61,7 +61,8 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
   };
   executor.parallel_for(n, n < detail::kParallelFrom ? n : detail::rows_per_task(n), copy);
   if (first_bad.load() < n) refuse(distances.row(first_bad.load()), first_bad.load(), n, highest);
-  return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, {}, executor);
+  detail::Ticker untold(kOperation, nullptr);
+  return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, {}, executor, untold);
 }
 
 }  // namespace stun_ext

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -53,6 +54,9 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   if (!fits) return detail::low_memory_linkage(rows, method, plan, stop, executor, ticker);
 
   detail::ClusterDistances distances(n);
+  std::atomic<std::int64_t> done{0};
+  const double pairs = 0.5 * static_cast<double>(n) * static_cast<double>(n);
+  ticker.set_span(0.0, 0.5);
   auto sink = [&](const detail::DistanceTile& tile) {
     tile.for_each([&](std::int64_t i, std::int64_t j, double distance) {
       if (!(distance <= most)) {
@@ -61,11 +65,12 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
       }
       distances.set(i, j, distance);
     });
+    ticker.tick(static_cast<double>(done.fetch_add(tile.i_rows * tile.j_rows)) / pairs);
   };
   all->for_each(sink);
   all.reset();
-  ticker.tick(0.5);
-  return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, stop, executor);
+  ticker.set_span(0.5, 1.0);
+  return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, stop, executor, ticker);
 }
 
 }  // namespace stun_ext

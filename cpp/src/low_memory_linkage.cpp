@@ -198,7 +198,8 @@ class Rounds {
       clusters.id.push_back(id);
       clusters.size.push_back(static_cast<double>(forest_.size(id)));
     }
-    for (const Merge& merge : agglomerate(std::move(distances), std::move(clusters), method_, stop_, executor_)) {
+    for (const Merge& merge :
+         agglomerate(std::move(distances), std::move(clusters), method_, stop_, executor_, ticker_)) {
       forest_.merge(static_cast<std::uint32_t>(merge.first), static_cast<std::uint32_t>(merge.second), merge.height);
     }
   }

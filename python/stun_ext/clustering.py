@@ -156,9 +156,9 @@ def cluster_router(
 ) -> RouterClusters:
     """Clusters the rows of a router weight by Euclidean distance, exactly, on all processors.
 
-    Up to 2 GiB the distances are held as a matrix; a larger router, or one with a lower `memory_limit`, is clustered
-    in passes over its rows with the same result, so 100,000 rows fit a laptop. Ctrl-C ends a run in passes
-    at once, one with a matrix as soon as the distances or the merges are done.
+    Up to 2.5 GiB the distances are held as a matrix; a larger router, or one with a lower `memory_limit`, is clustered
+    in passes over its rows with the same result. Ctrl-C ends a run within moments, but for "star" with `n_clusters` and
+    the tree of single linkage, which go on to their end.
 
     Args:
         router: Rows [n, d], float32, float16, bfloat16 or float64, as NumPy array or torch tensor; a `.npy` file or
@@ -170,9 +170,9 @@ def cluster_router(
             rule of the released STUN code (see `stun_ext.ops.star_clusters`), which needs one of the two above.
         full_tree: Go on merging to the top, for pictures and other cuts. Otherwise a run ends at the clusters that
             were asked for, which for large routers is quicker.
-        memory_limit: Bytes of working memory, beside the rows. None: 2 GiB.
-        progress: Called now and then with the fraction done (with a matrix hardly, with "star" and `n_clusters`
-            never); returning False ends the run with RuntimeError.
+        memory_limit: Bytes of working memory, beside the rows. None: 2.5 GiB.
+        progress: Called now and then with the fraction done ("star" with `n_clusters`: never); returning False ends the
+            run with RuntimeError.
         dtype: "bfloat16" if the array holds bfloat16 bits as uint16.
 
     Returns:

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <chrono>
 #include <map>
+#include <thread>
 #include <tuple>
 
 #include "lance_williams.hpp"
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
+#include "stun_ext/error.hpp"
+#include "stun_ext/progress.hpp"
 #include "support.hpp"
 
 namespace stun_ext::test {
@@ -328,6 +332,30 @@ TEST(Linkage, EachArgumentWrongAlone) {
   Matrix huge(DType::f64, 2, 1);
   huge.fill([](std::int64_t r, std::int64_t) { return r == 0 ? 1e200 : 0.0; });
   expect_error([&] { linkage_rows(huge.view(), Linkage::ward); }, {"distances must be at most", "(0, 1)"});
+}
+
+/// Takes longer than the pause between two calls, and stops at the third.
+class Slow final : public Progress {
+ public:
+  bool update(double fraction) override {
+    last = fraction;
+    std::this_thread::sleep_for(std::chrono::milliseconds(101));
+    return ++calls < 3;
+  }
+  int calls = 0;
+  double last = 0.0;
+};
+
+TEST(Linkage, OfRowsCanBeStoppedBetweenMerges) {
+  Matrix rows(DType::f32, 40, 3);
+  rows.fill([](std::int64_t r, std::int64_t c) { return static_cast<double>((r * 7 + c * 3) % 31); });
+  Slow progress;
+  LinkageOptions options;
+  options.progress = &progress;
+  EXPECT_THROW(linkage_rows(rows.view(), Linkage::average, options), CancelledError);
+  EXPECT_EQ(progress.calls, 3);
+  EXPECT_GT(progress.last, 0.5);  // the distances were done
+  EXPECT_LT(progress.last, 1.0);
 }
 
 }  // namespace
