@@ -109,6 +109,9 @@ void pairwise_distances(ConstMatrixView rows, bool divide_by_frobenius, MatrixVi
 
 void condensed_distances(ConstMatrixView rows, Span<double> out, Executor& executor) {
   constexpr const char* kOperation = "condensed_distances";
+  if (rows.rows >= std::int64_t{1} << 32) {  // before they are read: they may be one row, repeated
+    detail::fail(kOperation, "rows must be fewer than 2^32, so that their pairs can be counted, got ", rows.rows);
+  }
   detail::AllDistances distances(kOperation, rows, executor);
   const std::int64_t n = rows.rows;
   if (static_cast<std::int64_t>(out.size()) != n * (n - 1) / 2) {

@@ -36,7 +36,8 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   check_options(options, std::max<std::int64_t>(rows.rows, 1));
   const std::int64_t n = rows.rows;
   const double limit = options.memory_limit > 0 ? static_cast<double>(options.memory_limit) : kMatrixUpTo;
-  const bool fits = detail::ClusterDistances::bytes(std::max<std::int64_t>(n, 1)) <= limit;
+  constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // MemoryPlan refuses more
+  const bool fits = n <= kMostRows && detail::ClusterDistances::bytes(std::max<std::int64_t>(n, 1)) <= limit;
   detail::MemoryPlan plan;
   if (!fits) {
     const double usual = std::max(0.5 * kMatrixUpTo, 1024.0 * static_cast<double>(n));

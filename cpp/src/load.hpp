@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "stun_ext/view.hpp"
 
@@ -71,7 +72,11 @@ decltype(auto) dispatch(const ConstMatrixView& view, Function&& function) {
   return function(static_cast<const double*>(view.data));
 }
 
-inline std::int64_t magnitude(std::int64_t stride) noexcept { return stride < 0 ? -stride : stride; }
+/// Of the lowest number, which has no counterpart, the highest: a dimension of one element may have any stride.
+inline std::int64_t magnitude(std::int64_t stride) noexcept {
+  constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+  return stride >= 0 ? stride : stride == kLowest ? std::numeric_limits<std::int64_t>::max() : -stride;
+}
 
 /// Columns lie closer in memory than rows do: a transposed matrix.
 inline bool is_column_major(const ConstMatrixView& view) noexcept {
@@ -126,6 +131,7 @@ void load_block_as(const From* data, const ConstMatrixView& view, std::int64_t r
 template <class To>
 void load_block(const ConstMatrixView& view, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
                 To* out, std::int64_t out_stride) noexcept {
+  if (rows <= 0 || cols <= 0) return;  // the address of no elements may be null
   dispatch(view, [&](const auto* data) { load_block_as(data, view, row, rows, col, cols, out, out_stride); });
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stun_ext/view.hpp"
 
+#include <algorithm>
 #include <atomic>
 
 #include "check.hpp"
@@ -118,6 +119,14 @@ void check_view(const char* operation, const char* name, const ConstMatrixView& 
   }
   if (view.data == nullptr && view.rows > 0 && view.cols > 0) {
     fail(operation, name, " must not be null, got [", view.rows, ", ", view.cols, "] elements at address 0");
+  }
+  // Strides that reach beyond any memory; offsets of elements would overflow.
+  const double reach =
+      static_cast<double>(std::max<std::int64_t>(view.rows - 1, 0)) * std::abs(static_cast<double>(view.row_stride)) +
+      static_cast<double>(std::max<std::int64_t>(view.cols - 1, 0)) * std::abs(static_cast<double>(view.col_stride));
+  if (!(reach < 0x1p60)) {
+    fail(operation, name, " must lie in memory, got strides [", view.row_stride, ", ", view.col_stride, "] for shape [",
+         view.rows, ", ", view.cols, "]");
   }
   for (const DType dtype : accepted) {
     if (dtype == view.dtype) return;
