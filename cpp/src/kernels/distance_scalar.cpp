@@ -51,9 +51,6 @@ double as_double(const Element& value) noexcept {
 }
 double as_double(const double& value) noexcept { return value; }
 
-template <class Element>
-constexpr bool kIsExact = !std::is_same_v<Element, double>;
-
 // One block of a sum over the columns.
 template <class Term, class Element>
 double block_of(const Element* x, const Element* y, std::int64_t cols) noexcept {
