@@ -55,7 +55,7 @@ void scatter(const MatrixView& matrix, std::int64_t row, std::int64_t rows, cons
 RowBlocks::RowBlocks(const ConstMatrixView& matrix)
     : matrix_(matrix),
       data_(static_cast<const std::byte*>(matrix.data)),
-      row_bytes_(matrix.row_stride * static_cast<std::int64_t>(size_of(matrix.dtype))),
+      row_bytes_(matrix.rows > 1 ? matrix.row_stride * static_cast<std::int64_t>(size_of(matrix.dtype)) : 0),
       copy_bytes_((matrix.cols + kBlockRows) * static_cast<std::int64_t>(size_of(matrix.dtype))),
       block_rows_(std::min(detail::block_rows(matrix), std::max<std::int64_t>(matrix.rows, 1))) {
   if (is_copied()) copy_.resize(static_cast<std::size_t>(block_rows_ * copy_bytes_));

@@ -29,7 +29,7 @@ class Follower {
   /// Ids, sizes and heights are compared exactly where the method rounds nothing.
   void follow(const std::vector<Merge>& merges) {
     const bool is_exact = method_ == Linkage::single || method_ == Linkage::complete;
-    const long double tolerance = is_exact ? 0.0L : (method_ == Linkage::average ? 1e-11L : 1e-6L) * largest_;
+    const long double tolerance = is_exact ? 0.0L : (method_ == Linkage::average ? 1e-11L : 1e-6L) * largest_ + 1e-320L;
     double last = -std::numeric_limits<double>::infinity();
     auto next = static_cast<std::int64_t>(clusters_.size());
     for (const Merge& merge : merges) {

@@ -27,6 +27,10 @@ void run_condensed(Input& input) {
   if (!is_done || size != condensed.size()) return;
   require(std::all_of(condensed.begin(), condensed.end(), is_finite), "only finite distances are accepted");
   require(static_cast<std::int64_t>(merges.size()) == n - 1, "all observations are merged");
+  const auto is_huge = [](double value) {
+    return std::abs(value) > 1e300;
+  };  // their sums, which average needs, overflow
+  if (method == Linkage::average && std::any_of(condensed.begin(), condensed.end(), is_huge)) return;
   Follower(
       n, method, [&](std::int64_t i, std::int64_t j) { return condensed[pair_of(n, i, j)]; }, nullptr)
       .follow(merges);
@@ -60,6 +64,7 @@ void run_rows(Input& input) {
   std::vector<double> condensed(static_cast<std::size_t>(n * (n - 1) / 2));
   condensed_distances(view, condensed);
   for (const double value : condensed) {  // squares of these are what Ward and centroid follow
+    if (method == Linkage::average && value > 1e300) return;
     if (method >= Linkage::ward && value != 0.0 && (value < 1e-140 || value > 1e140)) return;
   }
   Follower(
