@@ -2,10 +2,8 @@
 #include "gram.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "check.hpp"
 #include "dispatch.hpp"
@@ -39,37 +37,11 @@ std::size_t packed_bytes(const GramKernels& kernels, std::int64_t group, std::in
   return elements * (kernels.is_bf16 ? sizeof(std::uint16_t) : sizeof(float));
 }
 
-#if defined(__x86_64__)
-/// Seconds for a few groups that stay in the cache; the best of several times.
-double seconds_of(const GramKernels& kernels) {
-  std::vector<float> a(static_cast<std::size_t>(kernels.a_rows * kGramDepth)),
-      b(static_cast<std::size_t>(kernels.b_rows * kGramDepth)),
-      out(static_cast<std::size_t>(kernels.a_rows * kernels.b_rows));
-  double best = std::numeric_limits<double>::infinity();
-  for (int time = 0; time < 5; ++time) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int k = 0; k < 8; ++k) kernels.multiply(a.data(), b.data(), kGramDepth, out.data(), kernels.b_rows, true);
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best / static_cast<double>(kernels.a_rows * kernels.b_rows);
-}
-
-/// Processors with the instruction multiply bfloat16 at twice float32's rate (Zen 4) or at half of it (Sapphire
-/// Rapids), so that it is tried, once, for some 0.2 ms. Nothing but speed depends on the answer.
-const GramKernels& faster_avx512() {
-  static const bool is_bf16 = seconds_of(gram_avx512bf16) < seconds_of(gram_avx512);
-  return is_bf16 ? gram_avx512bf16 : gram_avx512;
-}
-#endif
-
 }  // namespace
 
-const GramKernels& gram_kernels() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512 && features().avx512bf16) return faster_avx512();
-#endif
-  return STUN_EXT_KERNELS(gram);
-}
+// Not gram_avx512bf16, though some processors multiply bfloat16 at twice the rate (Zen 4; others at half of it,
+// Sapphire Rapids): with its margin so many pairs may be at distance 0 that small memory limits do not hold them.
+const GramKernels& gram_kernels() { return STUN_EXT_KERNELS(gram); }
 
 GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
   GramFrame frame;
