@@ -19,9 +19,17 @@ _parser = argparse.ArgumentParser()
 _parser.add_argument("--threads", type=int, default=1, help="threads of every candidate (1)")
 _parser.add_argument("--seconds", type=float, default=3.0, help="time for the runs of a row (3)")
 _parser.add_argument("--large", action="store_true", help="the rows that take long")
+_parser.add_argument("--huge", action="store_true", help="100,000 rows (low memory)")
+_parser.add_argument("--only", help="only the cases whose label holds this (low memory)")
+_parser.add_argument("--directory", help="where files of rows are kept for the next run (low memory)")
+_parser.add_argument(
+    "--generate", action="store_true", help="write the files of rows, run nothing (low memory)"
+)
 _parser.add_argument("--sizes", type=int, nargs="+", help="only these n, where a benchmark has several")
 _parser.add_argument("--wall", action="store_true", help="wall time with one thread, too: a quiet machine")
-_parser.add_argument("--no-baselines", dest="baselines", action="store_false", help="ours alone (masks)")
+_parser.add_argument(
+    "--no-baselines", dest="baselines", action="store_false", help="ours alone (masks, low memory)"
+)
 OPTIONS = _parser.parse_args()
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "STUN_EXT_NUM_THREADS"):
     os.environ[_name] = str(OPTIONS.threads)
