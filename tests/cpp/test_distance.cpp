@@ -150,6 +150,9 @@ TEST(PairwiseDistances, EachArgumentWrongAlone) {
   expect_error([&] { pairwise_distances(integers.view(), false, out.view()); },
                {"rows must be one of float32, float16, bfloat16, float64, got int64"});
   expect_error([&] { pairwise_distances(rows.view(), true, out.view()); }, {"must not all be zero"});
+  Matrix huge(DType::f64, 2, 2), distances(DType::f64, 2, 2);
+  huge.fill([](std::int64_t r, std::int64_t) { return r == 0 ? 1e200 : -1e200; });
+  expect_error([&] { pairwise_distances(huge.view(), true, distances.view()); }, {"Frobenius norm to be finite"});
   Matrix empty(DType::f32, 3, 0), none(DType::f32, 0, 0);
   expect_error([&] { pairwise_distances(empty.view(), false, out.view()); }, {"[n >= 1, d >= 1], got [3, 0]"});
   expect_error([&] { pairwise_distances(none.view(), false, none.view()); }, {"[n >= 1, d >= 1], got [0, 0]"});

@@ -68,6 +68,26 @@ TEST(Finite, EveryNonFinitePatternIsRefusedNamingItsRow) {
   }
 }
 
+TEST(Views, ADimensionOfOneElementMayHaveAnyStride) {
+  constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+  float row[3] = {3.0f, 1.0f, 2.0f};
+  std::uint8_t mask[3];
+  wanda_mask({row, 1, 3, kLowest, 1, DType::f32}, {}, std::vector<std::int64_t>{1}, {mask, 1, 3, kLowest});
+  EXPECT_EQ(std::vector<std::uint8_t>(mask, mask + 3), (std::vector<std::uint8_t>{1, 0, 1}));
+  double distances[9];
+  pairwise_distances({row, 3, 1, 1, kLowest, DType::f32}, false, {distances, 3, 3, 3, 1, DType::f64});
+  EXPECT_EQ(distances[1], 2.0);
+}
+
+TEST(Views, StridesBeyondAnyMemoryAreRefused) {
+  float rows[2] = {1.0f, 2.0f};
+  std::vector<double> out(1);
+  expect_error([&] { condensed_distances({rows, 2, 1, std::int64_t{1} << 62, 1, DType::f32}, out); },
+               {"[condensed_distances] rows must lie in memory, got strides [4611686018427387904, 1]"});
+  expect_error([&] { condensed_distances({rows, std::int64_t{1} << 40, 1, 0, 1, DType::f32}, out); },
+               {"rows must be fewer than 2^32", "got 1099511627776"});
+}
+
 TEST(Finite, EveryPlaceInARowIsLookedAtWithEveryInstructionSet) {
   for (const Isa isa : cpu_info().supported) {
     const ForcedIsa forced(isa);

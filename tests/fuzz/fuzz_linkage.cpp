@@ -27,6 +27,11 @@ void run_condensed(Input& input) {
   if (!is_done || size != condensed.size()) return;
   require(std::all_of(condensed.begin(), condensed.end(), is_finite), "only finite distances are accepted");
   require(static_cast<std::int64_t>(merges.size()) == n - 1, "all observations are merged");
+  if (method >= Linkage::ward) {  // these have no meaning without rows, but make a dendrogram
+    std::vector<std::int64_t> labels(static_cast<std::size_t>(n));
+    cut_tree_count(merges, 1, labels);
+    return;
+  }
   const auto is_huge = [](double value) {
     return std::abs(value) > 1e300;
   };  // their sums, which average needs, overflow

@@ -22,7 +22,7 @@ namespace stun_ext {
 /// @param out   [n, n] float32 or float64, written completely: symmetric, zero diagonal; a distance beyond the range of
 ///              its type becomes +Inf.
 /// @throws std::invalid_argument on a wrong shape or dtype, on NaN or Inf (naming the row), or if
-///         `divide_by_frobenius` and all of X is zero.
+///         `divide_by_frobenius` and all of X is zero or its norm overflows.
 void pairwise_distances(ConstMatrixView rows, bool divide_by_frobenius, MatrixView out,
                         Executor& executor = default_executor());
 
