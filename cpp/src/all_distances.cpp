@@ -27,13 +27,6 @@ std::int64_t up_to(std::int64_t value, std::int64_t multiple) noexcept {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-void check_shape(const char* operation, const ConstMatrixView& rows) {
-  if (rows.rows < 1 || rows.cols < 1) {
-    fail(operation, "rows must be [n >= 1, d >= 1], got [", rows.rows, ", ", rows.cols, "]");
-  }
-  check_view(operation, "rows", rows, {DType::f32, DType::f16, DType::bf16, DType::f64});
-}
-
 std::int64_t tile_rows(std::int64_t n, std::int64_t cols, int threads) noexcept {
   const std::int64_t rows_of_strip = std::min(n, kStripRows);
   if (static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(cols) < kWorthThreads) threads = 1;
@@ -198,8 +191,15 @@ class StripPairs {
 
 }  // namespace
 
+void check_rows_shape(const char* operation, const ConstMatrixView& rows) {
+  if (rows.rows < 1 || rows.cols < 1) {
+    fail(operation, "rows must be [n >= 1, d >= 1], got [", rows.rows, ", ", rows.cols, "]");
+  }
+  check_view(operation, "rows", rows, {DType::f32, DType::f16, DType::bf16, DType::f64});
+}
+
 void check_rows(const char* operation, const ConstMatrixView& rows, Executor& executor) {
-  check_shape(operation, rows);
+  check_rows_shape(operation, rows);
   check_finite(operation, "rows", rows, executor);
 }
 
@@ -209,7 +209,7 @@ bool AllDistances::is_small() const noexcept { return rows_.rows <= kTiles[0] &&
 
 AllDistances::AllDistances(const char* operation, const ConstMatrixView& rows, Executor& executor)
     : rows_(rows), source_(distance_kernels(), rows_), executor_(executor) {
-  check_shape(operation, rows);
+  check_rows_shape(operation, rows);
   norms_.resize(static_cast<std::size_t>(rows_.rows));
   if (is_small()) {
     products_ = sum_blocks(Term::product);

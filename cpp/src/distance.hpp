@@ -11,7 +11,10 @@
 
 namespace stun_ext::detail {
 
-/// Shape, dtype and finiteness of observations [n >= 1, d >= 1].
+/// Shape and dtype of observations [n >= 1, d >= 1], which are not read.
+void check_rows_shape(const char* operation, const ConstMatrixView& rows);
+
+/// The same and finiteness.
 void check_rows(const char* operation, const ConstMatrixView& rows, Executor& executor);
 
 /// ‖x‖² of rows index[0], index[1], …, or without an index of first, first + 1, …

@@ -237,7 +237,8 @@ constexpr double kMostPairs = 2147483647.0;  // as they are counted
 
 MemoryPlan MemoryPlan::of(const char* operation, std::int64_t asked, double usual, const ConstMatrixView& rows,
                           Linkage method, int threads) {
-  const std::int64_t n = rows.rows, d = std::max<std::int64_t>(rows.cols, 1);
+  check_rows_shape(operation, rows);
+  const std::int64_t n = rows.rows, d = rows.cols;
   if (n > std::int64_t{1} << 30) fail(operation, "rows must be at most 2^30 in number, got ", n);
   MemoryPlan plan;
   const double least = fixed_bytes(n, d) + pass_bytes(kLeastRows, d, method, threads) + kLeastPairs * kBytesPerPair;
