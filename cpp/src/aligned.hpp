@@ -2,23 +2,26 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <new>
 #include <vector>
 
 namespace stun_ext::detail {
 
+constexpr std::align_val_t kCacheLine{64};
+
 /// Memory that starts a cache line, so that no vector load or store of an array from its start crosses one.
 template <class T>
 struct CacheLineAllocator {
   using value_type = T;
-  static constexpr std::align_val_t kLine{64};
 
   CacheLineAllocator() noexcept = default;
   template <class U>
   CacheLineAllocator(const CacheLineAllocator<U>&) noexcept {}
 
-  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
-  void deallocate(T* data, std::size_t) noexcept { ::operator delete(data, kLine); }
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kCacheLine)); }
+  void deallocate(T* data, std::size_t) noexcept { ::operator delete(data, kCacheLine); }
 };
 template <class T, class U>
 bool operator==(const CacheLineAllocator<T>&, const CacheLineAllocator<U>&) noexcept {
@@ -31,5 +34,25 @@ bool operator!=(const CacheLineAllocator<T>&, const CacheLineAllocator<U>&) noex
 
 template <class T>
 using AlignedVector = std::vector<T, CacheLineAllocator<T>>;
+
+/// Memory that starts on a cache line, is not initialised and only grows.
+class LineBuffer {
+ public:
+  double* data() const noexcept { return data_.get(); }
+  void reserve(std::int64_t size) {
+    if (size <= size_) return;
+    data_.reset();
+    size_ = 0;
+    data_.reset(new (kCacheLine) double[static_cast<std::size_t>(size)]);
+    size_ = size;
+  }
+
+ private:
+  struct Free {
+    void operator()(double* data) const noexcept { ::operator delete[](data, kCacheLine); }
+  };
+  std::unique_ptr<double[], Free> data_;
+  std::int64_t size_ = 0;
+};
 
 }  // namespace stun_ext::detail

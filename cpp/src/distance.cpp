@@ -61,7 +61,8 @@ double scale_of(const char* operation, const std::vector<double>& squared_norms,
   if (!divide_by_frobenius) return 1.0;
   const double norm = std::sqrt(std::accumulate(squared_norms.begin(), squared_norms.end(), 0.0));
   if (norm == 0.0) fail(operation, "rows must not all be zero to be divided by their Frobenius norm");
-  if (!std::isfinite(norm)) fail(operation, "rows must be small enough for their Frobenius norm to be finite");
+  if (!std::isfinite(norm))
+    fail(operation, "rows must be small enough for their Frobenius norm to be finite, got ", norm);
   return norm;
 }
 

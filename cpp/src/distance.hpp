@@ -21,7 +21,7 @@ void check_rows(const char* operation, const ConstMatrixView& rows, Executor& ex
 void squared_norms(const RowSource& source, std::int64_t first, const std::uint32_t* index, std::int64_t count,
                    double* out) noexcept;
 
-/// d² between rows i and j: the bits of for_each_distance before its square root. Any strides; no allocation.
+/// d² between rows i and j: the bits that AllDistances takes the square root of. Any strides; no allocation.
 double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_t j) noexcept;
 
 /// d² between row i and `count` others.

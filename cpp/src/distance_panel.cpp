@@ -43,14 +43,6 @@ const void* RowSource::block(std::int64_t row, std::int64_t col, std::int64_t co
   return buffer;
 }
 
-void LineBuffer::reserve(std::int64_t size) {
-  if (size <= size_) return;
-  data_.reset();
-  size_ = 0;
-  data_.reset(new (kLine) double[static_cast<std::size_t>(size)]);
-  size_ = size;
-}
-
 namespace {
 
 std::int64_t depth_of(std::int64_t cols) noexcept { return (std::min(kBlockCols, cols) + kLanes - 1) / kLanes; }

@@ -2,9 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <new>
 
+#include "aligned.hpp"
 #include "kernels/distance.hpp"
 #include "stun_ext/view.hpp"
 
@@ -66,21 +65,6 @@ class RowSource {
   const ConstMatrixView& rows_;
   const RowKernels* kernels_;
   bool in_place_;
-};
-
-/// Memory that starts on a cache line, is not initialised and only grows.
-class LineBuffer {
- public:
-  double* data() const noexcept { return data_.get(); }
-  void reserve(std::int64_t size);
-
- private:
-  static constexpr std::align_val_t kLine{64};
-  struct Free {
-    void operator()(double* data) const noexcept { ::operator delete[](data, kLine); }
-  };
-  std::unique_ptr<double[], Free> data_;
-  std::int64_t size_ = 0;
 };
 
 /// What is summed over the columns of two rows.

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "check.hpp"
-#include "dispatch.hpp"
 #include "load.hpp"
 
 namespace stun_ext::detail {
@@ -15,33 +14,13 @@ namespace {
 constexpr std::int64_t kSampleRows = 1024;
 constexpr std::int64_t kChunk = kGramDepth;
 
-const float* floats(const std::vector<unsigned char>& bytes) noexcept {
-  return reinterpret_cast<const float*>(bytes.data());
-}
-
-/// To the nearest bfloat16, ties to even; finite values only.
-std::uint16_t to_bfloat16(float value) noexcept {
-  const std::uint32_t bits = bits_from_float(value);
-  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 std::int64_t groups_of(std::int64_t rows, std::int64_t group) noexcept { return (rows + group - 1) / group; }
 
 std::int64_t group_of(const GramKernels& kernels, GramPanel::Side side) noexcept {
   return side == GramPanel::Side::a ? kernels.a_rows : kernels.b_rows;
 }
 
-std::size_t packed_bytes(const GramKernels& kernels, std::int64_t group, std::int64_t rows,
-                         std::int64_t depth) noexcept {
-  const auto elements = static_cast<std::size_t>(groups_of(rows, group) * group * depth);
-  return elements * (kernels.is_bf16 ? sizeof(std::uint16_t) : sizeof(float));
-}
-
 }  // namespace
-
-// Not gram_avx512bf16, though some processors multiply bfloat16 at twice the rate (Zen 4; others at half of it,
-// Sapphire Rapids): with its margin so many pairs may be at distance 0 that small memory limits do not hold them.
-const GramKernels& gram_kernels() { return STUN_EXT_KERNELS(gram); }
 
 GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
   GramFrame frame;
@@ -75,10 +54,9 @@ GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
 GramPanel::GramPanel(Side side, std::int64_t max_rows, std::int64_t cols, const GramKernels& kernels)
     : side_(side),
       cols_(cols),
-      depth_((cols + 1) / 2 * 2),
       blocks_((cols + kGramDepth - 1) / kGramDepth),
       kernels_(&kernels),
-      packed_(packed_bytes(*kernels_, group_of(*kernels_, side), max_rows, depth_)) {
+      packed_(static_cast<std::size_t>(groups_of(max_rows, group_rows()) * group_rows() * cols)) {
   squared_norm_.reserve(static_cast<std::size_t>(max_rows));
   norm_.reserve(static_cast<std::size_t>(max_rows));
   error_.reserve(static_cast<std::size_t>(max_rows));
@@ -87,69 +65,48 @@ GramPanel::GramPanel(Side side, std::int64_t max_rows, std::int64_t cols, const 
 
 std::int64_t GramPanel::group_rows() const noexcept { return group_of(*kernels_, side_); }
 
-double GramPanel::bytes(Side side, std::int64_t max_rows, std::int64_t cols) noexcept {
-  // As float32 on every processor, so that a limit on memory means the same everywhere.
-  static_cast<void>(side);
-  return 4.0 * static_cast<double>(max_rows + kGramPadding) * static_cast<double>(cols + 1) +
+double GramPanel::bytes(std::int64_t max_rows, std::int64_t cols) noexcept {
+  return 4.0 * static_cast<double>(max_rows + kGramPadding) * static_cast<double>(cols) +
          (24.0 + 8.0 * static_cast<double>((cols + kGramDepth - 1) / kGramDepth)) * static_cast<double>(max_rows);
 }
 
-// x̂ is x rounded to float32 or bfloat16. The error ‖x − x̂‖ is computed from the values themselves; its own rounding,
+// x̂ is x rounded to float32. The error ‖x − x̂‖ is computed from the values themselves; its own rounding,
 // and that of x − center in float64, are covered by the factor and by 1e-15 of the norm.
 void GramPanel::pack(const ConstMatrixView& rows, const std::uint32_t* index, std::int64_t count,
                      const GramFrame& frame) {
   const std::int64_t group = group_of(*kernels_, side_);
   const std::int64_t groups = groups_of(count, group);
-  const bool is_bf16 = kernels_->is_bf16;
   count_ = count;
   squared_norm_.assign(static_cast<std::size_t>(count), 0.0);
   error_.assign(static_cast<std::size_t>(count), 0.0);
   norm_.assign(static_cast<std::size_t>(count), 0.0);
   prefix_.resize(static_cast<std::size_t>(count * blocks_));
   double values[kChunk];
-  auto* halves = reinterpret_cast<std::uint16_t*>(packed_.data());
-  auto* singles = reinterpret_cast<float*>(packed_.data());
-  for (std::int64_t k0 = 0; k0 < depth_; k0 += kChunk) {
-    const std::int64_t depth = std::min(kChunk, depth_ - k0);
-    const std::int64_t cols = std::min(depth, cols_ - k0);
+  for (std::int64_t k0 = 0; k0 < cols_; k0 += kChunk) {
+    const std::int64_t depth = std::min(kChunk, cols_ - k0);
     for (std::int64_t r = 0; r < groups * group; ++r) {
       // Blocks of columns are of the same size but for the last one.
       const std::int64_t origin = k0 * groups * group + (r / group) * group * depth;
       const std::int64_t lane = r % group;
       if (r >= count) {
         for (std::int64_t k = 0; k < depth; ++k) {
-          if (is_bf16) {
-            halves[origin + (k / 2 * group + lane) * 2 + k % 2] = 0;
-          } else {
-            singles[origin + k * group + lane] = 0.0f;
-          }
+          packed_[static_cast<std::size_t>(origin + k * group + lane)] = 0.0f;
         }
         continue;
       }
-      load_block(rows, index[r], 1, k0, cols, values, kChunk);
-      for (std::int64_t k = cols; k < depth; ++k) values[k] = 0.0;
+      load_block(rows, index[r], 1, k0, depth, values, kChunk);
       double squared = 0.0, error = 0.0;
       const double* center = frame.center.data() + k0;
-      for (std::int64_t k = 0; k < cols; ++k) {
+      for (std::int64_t k = 0; k < depth; ++k) {
         values[k] = (values[k] - center[k]) * frame.scale;
         squared += values[k] * values[k];
       }
-      if (is_bf16) {
-        std::uint16_t* to = halves + origin + lane * 2;
-        for (std::int64_t k = 0; k < depth; ++k) {
-          const std::uint16_t bits = to_bfloat16(static_cast<float>(values[k]));
-          const double off = values[k] - static_cast<double>(to_float(BFloat16{bits}));
-          error += off * off;
-          to[k / 2 * group * 2 + k % 2] = bits;
-        }
-      } else {
-        float* to = singles + origin + lane;
-        for (std::int64_t k = 0; k < depth; ++k) {
-          const auto rounded = static_cast<float>(values[k]);
-          const double off = values[k] - static_cast<double>(rounded);
-          error += off * off;
-          to[k * group] = rounded;
-        }
+      float* to = packed_.data() + origin + lane;
+      for (std::int64_t k = 0; k < depth; ++k) {
+        const auto rounded = static_cast<float>(values[k]);
+        const double off = values[k] - static_cast<double>(rounded);
+        error += off * off;
+        to[k * group] = rounded;
       }
       squared_norm_[static_cast<std::size_t>(r)] += squared;
       prefix_[static_cast<std::size_t>(r * blocks_ + k0 / kChunk)] = squared_norm_[static_cast<std::size_t>(r)];
@@ -165,8 +122,8 @@ void GramPanel::pack(const ConstMatrixView& rows, const std::uint32_t* index, st
 
 // Each block of kGramDepth columns is summed by itself and then added to those before it. A term passes through at most
 // kGramDepth + blocks additions (and one multiplication where it is not fused), each off by at most 2^-24 of what it
-// makes; (1 + 2^-24)^k − 1 <= 1.01 k 2^-24 for the k at hand, and the terms' magnitudes sum to at most ‖x̂‖·‖ŷ‖. The
-// bfloat16 instruction adds its two products one after the other; twice the number covers orders it may choose.
+// makes; (1 + 2^-24)^k − 1 <= 1.01 k 2^-24 for the k at hand, and the terms' magnitudes sum to at most ‖x̂‖·‖ŷ‖.
+// Twice that is allowed for.
 double gram_gamma(std::int64_t cols) noexcept {
   const auto blocks = static_cast<double>((cols + kGramDepth - 1) / kGramDepth);
   return 2.0 * 1.01 * (static_cast<double>(std::min(cols, kGramDepth)) + blocks + 2.0) * 0x1p-24;
@@ -180,17 +137,16 @@ void gram(const GramPanel& a, const GramPanel& b, std::int64_t first_block, std:
           const unsigned char* wanted, float* out, std::int64_t stride) {
   const GramKernels& kernels = *a.kernels_;
   const std::int64_t groups_a = groups_of(a.count_, kernels.a_rows), groups_b = groups_of(b.count_, kernels.b_rows);
-  const std::int64_t share = kernels.is_bf16 ? 2 : 1;  // elements in a float
   for (std::int64_t block = first_block; block < last_block; ++block) {
     const std::int64_t k0 = block * kGramDepth;
-    const std::int64_t depth = std::min(kGramDepth, a.depth_ - k0);
-    const float* block_a = floats(a.packed_) + k0 * groups_a * kernels.a_rows / share;
-    const float* block_b = floats(b.packed_) + k0 * groups_b * kernels.b_rows / share;
+    const std::int64_t depth = std::min(kGramDepth, a.cols_ - k0);
+    const float* block_a = a.packed_.data() + k0 * groups_a * kernels.a_rows;
+    const float* block_b = b.packed_.data() + k0 * groups_b * kernels.b_rows;
     for (std::int64_t j = 0; j < groups_b; ++j) {
       for (std::int64_t i = 0; i < groups_a; ++i) {
         if (wanted != nullptr && wanted[i * groups_b + j] == 0) continue;
-        kernels.multiply(block_a + i * kernels.a_rows * depth / share, block_b + j * kernels.b_rows * depth / share,
-                         depth, out + i * kernels.a_rows * stride + j * kernels.b_rows, stride, k0 > 0);
+        kernels.multiply(block_a + i * kernels.a_rows * depth, block_b + j * kernels.b_rows * depth, depth,
+                         out + i * kernels.a_rows * stride + j * kernels.b_rows, stride, k0 > 0);
       }
     }
   }

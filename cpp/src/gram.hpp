@@ -11,11 +11,7 @@
 namespace stun_ext::detail {
 
 /// Fast, approximate inner products with a proven error: a filter that rejects pairs of rows which are certainly apart.
-/// What it lets through is decided by exact distances, so that nothing depends on its precision (float32 or bfloat16,
-/// whichever the processor multiplies faster).
-
-/// The kernels of the instruction set in use.
-const GramKernels& gram_kernels();
+/// What it lets through is decided by exact distances, so that nothing depends on its precision.
 
 /// A common origin and scale for all rows: distances do not depend on them, but rounding does.
 struct GramFrame {
@@ -34,7 +30,7 @@ class GramPanel {
 
   /// @param kernels  the same for all panels that are multiplied with each other.
   GramPanel(Side side, std::int64_t max_rows, std::int64_t cols, const GramKernels& kernels);
-  static double bytes(Side side, std::int64_t max_rows, std::int64_t cols) noexcept;
+  static double bytes(std::int64_t max_rows, std::int64_t cols) noexcept;
 
   /// Rows index[0 … count) of `rows`.
   void pack(const ConstMatrixView& rows, const std::uint32_t* index, std::int64_t count, const GramFrame& frame);
@@ -59,10 +55,10 @@ class GramPanel {
   std::vector<double> squared_norm_, norm_, error_;
   std::vector<double> prefix_;  ///< [rows, blocks]
   Side side_;
-  std::int64_t cols_, depth_;  ///< depth_: columns, padded to pairs
+  std::int64_t cols_;
   std::int64_t blocks_;
   const GramKernels* kernels_;
-  std::vector<unsigned char> packed_;  ///< blocks of kGramDepth columns, groups of rows in each
+  std::vector<float> packed_;  ///< blocks of kGramDepth columns, groups of rows in each
 };
 
 /// Rows of a group are at most so many more than asked for.

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "agglomerate.hpp"
@@ -38,22 +38,18 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   const double limit = options.memory_limit > 0 ? static_cast<double>(options.memory_limit) : kMatrixUpTo;
   constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // MemoryPlan refuses more
   const bool fits = n <= kMostRows && detail::ClusterDistances::bytes(std::max<std::int64_t>(n, 1)) <= limit;
-  detail::MemoryPlan plan;
+  const detail::Stop stop = {options.n_clusters, options.height};
+  detail::Ticker ticker(kOperation, options.progress);
   if (!fits) {
     const double usual = std::max(0.5 * kMatrixUpTo, 1024.0 * static_cast<double>(n));
-    plan = detail::MemoryPlan::of(kOperation, options.memory_limit, usual, rows, method, executor.concurrency());
-  }
-  std::optional<detail::AllDistances> all;
-  if (fits) {
-    all.emplace(kOperation, rows, executor);
-  } else {
+    const detail::MemoryPlan plan =
+        detail::MemoryPlan::of(kOperation, options.memory_limit, usual, rows, method, executor.concurrency());
     detail::check_rows(kOperation, rows, executor);
+    return detail::low_memory_linkage(rows, method, plan, stop, executor, ticker);
   }
-  detail::Ticker ticker(kOperation, options.progress);
-  const detail::Stop stop = {options.n_clusters, options.height};
-  const double most = detail::highest_distance(method);
-  if (!fits) return detail::low_memory_linkage(rows, method, plan, stop, executor, ticker);
 
+  const double most = detail::highest_distance(method);
+  auto all = std::make_unique<detail::AllDistances>(kOperation, rows, executor);
   detail::ClusterDistances distances(n);
   std::atomic<std::int64_t> done{0};
   const double pairs = 0.5 * static_cast<double>(n) * static_cast<double>(n);
@@ -69,7 +65,7 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
     ticker.tick(static_cast<double>(done.fetch_add(tile.i_rows * tile.j_rows)) / pairs);
   };
   all->for_each(sink);
-  all.reset();
+  all.reset();  // its memory
   ticker.set_span(0.5, 1.0);
   return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, stop, executor, ticker);
 }

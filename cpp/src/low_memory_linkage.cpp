@@ -256,7 +256,7 @@ MemoryPlan MemoryPlan::of(const char* operation, std::int64_t asked, double usua
     break;
   }
   const double left = free - pass_bytes(plan.block_rows, d, method, threads);
-  const double panel = GramPanel::bytes(GramPanel::Side::a, plan.block_rows, d);
+  const double panel = GramPanel::bytes(plan.block_rows, d);
   const auto blocks = static_cast<double>(n / plan.block_rows);
   plan.super_blocks = 1 + static_cast<std::int64_t>(std::min(0.25 * left / panel, blocks));
   plan.sums = is_by_centroid(method) ? 0.4 * left : 0.0;

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "check.hpp"
+#include "dispatch.hpp"
 
 namespace stun_ext::detail {
 namespace {
@@ -29,8 +30,8 @@ NearPairsPass::NearPairsPass(const ConstMatrixView& rows, const GramFrame& frame
 double NearPairsPass::bytes(std::int64_t cols, Linkage method, PassPlan plan, int threads) noexcept {
   const bool by_centroid = method == Linkage::ward || method == Linkage::centroid;
   const auto r = static_cast<double>(plan.block_rows + kGramPadding);
-  const double a = GramPanel::bytes(GramPanel::Side::a, plan.block_rows, cols) * static_cast<double>(plan.super_blocks);
-  const double b = GramPanel::bytes(GramPanel::Side::b, plan.block_rows, cols) + 4.0 * r * r + 16.0 * r +
+  const double a = GramPanel::bytes(plan.block_rows, cols) * static_cast<double>(plan.super_blocks);
+  const double b = GramPanel::bytes(plan.block_rows, cols) + 4.0 * r * r + 16.0 * r +
                    sizeof(NearPair) * static_cast<double>(kPairsAtATime) +
                    8.0 * static_cast<double>(cols) * (by_centroid ? r + 3.0 : 1.0);
   return a + b * threads;
@@ -185,7 +186,7 @@ void NearPairsPass::multiply(const Block& block_a, const GramPanel& a, const Blo
 void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sink, Executor& executor, Ticker& ticker) {
   takes_bounds_ = sink.takes_bounds() && method_ != Linkage::single;
   plan_blocks(ids);
-  const GramKernels& kernels = gram_kernels();
+  const GramKernels& kernels = STUN_EXT_KERNELS(gram);
   const auto blocks = static_cast<std::int64_t>(blocks_.size());
   const std::int64_t super_blocks = std::min(plan_.super_blocks, blocks);
   std::vector<GramPanel> panels;

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 LINKAGES = ("single", "complete", "average", "ward", "centroid", "star")
-DEFAULT_MEMORY = 2 << 30  # bytes; what the core's operations take at most when nothing is said
+STAR_MEMORY = 2 << 30  # bytes; what the star rule takes at most when nothing is said
 
 Progress: TypeAlias = Callable[[float], "bool | None"]
 _FORMATS = (".npz", ".json")
@@ -170,7 +170,7 @@ def cluster_router(
             rule of the released STUN code (see `stun_ext.ops.star_clusters`), which needs one of the two above.
         full_tree: Go on merging to the top, for pictures and other cuts. Otherwise a run ends at the clusters that
             were asked for, which for large routers is quicker.
-        memory_limit: Bytes of working memory, beside the rows. None: 2.5 GiB.
+        memory_limit: Bytes of working memory, beside the rows. None: 2.5 GiB; 2 GiB for "star".
         progress: Called now and then with the fraction done ("star" with `n_clusters`: never); returning False ends the
             run with RuntimeError.
         dtype: "bfloat16" if the array holds bfloat16 bits as uint16.
@@ -260,7 +260,7 @@ def _star_count(
     rows: npt.NDArray[Any], n_clusters: int, memory_limit: int | None, bits: ops.BitsName | None
 ) -> tuple[npt.NDArray[np.int64], float]:
     """The star rule by number needs every distance: the threshold is searched over them."""
-    n, limit = len(rows), DEFAULT_MEMORY if memory_limit is None else memory_limit
+    n, limit = len(rows), STAR_MEMORY if memory_limit is None else memory_limit
     needed = 24 * n * n  # float32 distances, and their pairs while they are sorted
     if needed > limit or n > 65536:
         raise ValueError(

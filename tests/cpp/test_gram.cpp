@@ -52,15 +52,12 @@ void expect_bound(const GramKernels& kernels, const Matrix& rows, std::int64_t c
   }
 }
 
-/// All that this processor can run, whichever it runs fastest.
+/// All that this processor can run.
 std::vector<const GramKernels*> all_kernels() {
   std::vector<const GramKernels*> all;
   for (const Isa isa : cpu_info().supported) {
     const ForcedIsa forced(isa);
     all.push_back(&STUN_EXT_KERNELS(gram));
-#if defined(__x86_64__)
-    if (isa == Isa::avx512 && features().avx512bf16) all.push_back(&gram_avx512bf16);
-#endif
   }
   return all;
 }
@@ -85,13 +82,6 @@ TEST(Gram, StaysWithinItsErrorWithAllKernels) {
     Matrix zeros(DType::f32, 9, 20);
     zeros.fill([](std::int64_t, std::int64_t) { return 0.0; });
     expect_bound(*kernels, zeros, 4, 5);
-  }
-}
-
-TEST(Gram, ChoosesKernelsOfTheInstructionSet) {
-  for (const Isa isa : cpu_info().supported) {
-    const ForcedIsa forced(isa);
-    EXPECT_EQ(&gram_kernels(), &STUN_EXT_KERNELS(gram)) << name_of(isa);
   }
 }
 

@@ -9,16 +9,14 @@ namespace stun_ext::detail {
 constexpr std::int64_t kGramDepth = 256;
 
 /// How rows are packed: groups of `a_rows` (side a) or `b_rows` (side b) rows; within a group element (r, k) is at
-/// k · rows + r, or, where `is_bf16`, bfloat16 pairs of columns at (k/2 · rows + r) · 2 + k % 2. The last group is
-/// filled up with zeros, and so is the last block of columns to `depth`'s multiple of 2.
+/// k · rows + r, as float32. The last group is filled up with zeros.
 struct GramKernels {
   std::int64_t a_rows;
   std::int64_t b_rows;
-  bool is_bf16;
 
   /// out[i · stride + j] (+)= sum over `depth` columns of one group of each side, in float32: each term one fused
   /// multiply-add, columns in ascending order, the sum added to `out` if `accumulate`. All a_rows × b_rows are written.
-  void (*multiply)(const void* a, const void* b, std::int64_t depth, float* out, std::int64_t stride,
+  void (*multiply)(const float* a, const float* b, std::int64_t depth, float* out, std::int64_t stride,
                    bool accumulate) noexcept;
 };
 
@@ -26,7 +24,6 @@ extern const GramKernels gram_scalar;
 #if defined(__x86_64__)
 extern const GramKernels gram_avx2;
 extern const GramKernels gram_avx512;
-extern const GramKernels gram_avx512bf16;  ///< needs that extension as well
 #elif defined(__aarch64__)
 extern const GramKernels gram_neon;
 #endif

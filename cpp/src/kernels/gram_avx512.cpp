@@ -12,10 +12,8 @@ constexpr int kRowsA = 12;
 constexpr int kVectorsB = 2;
 constexpr int kRowsB = 16 * kVectorsB;
 
-void multiply(const void* a_data, const void* b_data, std::int64_t depth, float* out, std::int64_t stride,
+void multiply(const float* a, const float* b, std::int64_t depth, float* out, std::int64_t stride,
               bool accumulate) noexcept {
-  const auto* a = static_cast<const float*>(a_data);
-  const auto* b = static_cast<const float*>(b_data);
   __m512 sum[kRowsA][kVectorsB];
   STUN_EXT_UNROLL
   for (int i = 0; i < kRowsA; ++i) {
@@ -45,6 +43,6 @@ void multiply(const void* a_data, const void* b_data, std::int64_t depth, float*
 
 }  // namespace
 
-const GramKernels gram_avx512 = {kRowsA, kRowsB, false, multiply};
+const GramKernels gram_avx512 = {kRowsA, kRowsB, multiply};
 
 }  // namespace stun_ext::detail

@@ -18,10 +18,8 @@ inline void add_row(float32x4_t (&sum)[kVectorsB], const float32x4_t (&of_b)[kVe
   for (int v = 0; v < kVectorsB; ++v) sum[v] = vfmaq_laneq_f32(sum[v], of_b[v], of_a, lane);
 }
 
-void multiply(const void* a_data, const void* b_data, std::int64_t depth, float* out, std::int64_t stride,
+void multiply(const float* a, const float* b, std::int64_t depth, float* out, std::int64_t stride,
               bool accumulate) noexcept {
-  const auto* a = static_cast<const float*>(a_data);
-  const auto* b = static_cast<const float*>(b_data);
   float32x4_t sum[kRowsA][kVectorsB];
   STUN_EXT_UNROLL
   for (int i = 0; i < kRowsA; ++i) {
@@ -53,6 +51,6 @@ void multiply(const void* a_data, const void* b_data, std::int64_t depth, float*
 
 }  // namespace
 
-const GramKernels gram_neon = {kRowsA, kRowsB, false, multiply};
+const GramKernels gram_neon = {kRowsA, kRowsB, multiply};
 
 }  // namespace stun_ext::detail

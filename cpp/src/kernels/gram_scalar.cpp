@@ -8,10 +8,8 @@ constexpr int kRowsA = 4;
 constexpr int kRowsB = 8;
 
 // Multiplication and addition round separately here: twice the roundings that the bound on them allows for is kept.
-void multiply(const void* a_data, const void* b_data, std::int64_t depth, float* out, std::int64_t stride,
+void multiply(const float* a, const float* b, std::int64_t depth, float* out, std::int64_t stride,
               bool accumulate) noexcept {
-  const auto* a = static_cast<const float*>(a_data);
-  const auto* b = static_cast<const float*>(b_data);
   float sum[kRowsA][kRowsB] = {};
   for (std::int64_t k = 0; k < depth; ++k) {
     for (int i = 0; i < kRowsA; ++i) {
@@ -28,6 +26,6 @@ void multiply(const void* a_data, const void* b_data, std::int64_t depth, float*
 
 }  // namespace
 
-const GramKernels gram_scalar = {kRowsA, kRowsB, false, multiply};
+const GramKernels gram_scalar = {kRowsA, kRowsB, multiply};
 
 }  // namespace stun_ext::detail

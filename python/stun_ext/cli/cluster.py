@@ -59,7 +59,7 @@ def cluster(
         typer.Option(
             "--memory-limit",
             metavar="SIZE",
-            help="Working memory, such as 500MB or 1GiB; the result stays the same. Default: 2GiB.",
+            help="Working memory, such as 500MB or 1GiB; the result stays the same. Default: 2.5GiB; 2GiB for star.",
         ),
     ] = None,
     layers: Annotated[
