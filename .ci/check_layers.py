@@ -30,7 +30,7 @@ C_STANDARD_FOR_ABI = frozenset({"stddef.h", "stdint.h"})  # the C ABI's header i
 EXCEPTIONS = frozenset(
     {
         ("cpp/src/executor.cpp", "sched.h"),  # how many CPUs this process may run on
-        ("cpp/src/cluster_distances.cpp", "sys/mman.h"),  # huge pages
+        ("cpp/src/cluster/cluster_distances.cpp", "sys/mman.h"),  # huge pages
         ("cpp/src/cpu.cpp", "cpuid.h"),  # which instruction sets they have
     }
 )

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "star.hpp"
+#include "cluster/star.hpp"
 
 namespace stun_ext {
 namespace {

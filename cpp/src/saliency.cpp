@@ -7,8 +7,8 @@
 #include "check.hpp"
 #include "dispatch.hpp"
 #include "load.hpp"
+#include "mask/scores.hpp"
 #include "row_blocks.hpp"
-#include "scores.hpp"
 
 namespace stun_ext {
 namespace detail {

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <utility>
 
-#include "distance.hpp"
+#include "distance/distance.hpp"
 #include "stun_ext/distance.hpp"
 #include "support.hpp"
 

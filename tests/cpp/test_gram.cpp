@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
-#include "gram.hpp"
+#include "distance/gram.hpp"
 #include "support.hpp"
 
 namespace stun_ext::detail {

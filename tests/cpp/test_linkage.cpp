@@ -5,7 +5,7 @@
 #include <thread>
 #include <tuple>
 
-#include "lance_williams.hpp"
+#include "cluster/lance_williams.hpp"
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
 #include "stun_ext/error.hpp"

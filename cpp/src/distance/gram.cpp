@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "distance/gram.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "check.hpp"
+#include "load.hpp"
+
+namespace stun_ext::detail {
+namespace {
+
+constexpr std::int64_t kSampleRows = 1024;
+constexpr std::int64_t kChunk = kGramDepth;
+
+std::int64_t groups_of(std::int64_t rows, std::int64_t group) noexcept { return (rows + group - 1) / group; }
+
+std::int64_t group_of(const GramKernels& kernels, GramPanel::Side side) noexcept {
+  return side == GramPanel::Side::a ? kernels.a_rows : kernels.b_rows;
+}
+
+}  // namespace
+
+GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
+  GramFrame frame;
+  const auto cols = static_cast<std::size_t>(rows.cols);
+  frame.center.assign(cols, 0.0);
+  const std::int64_t step = std::max<std::int64_t>(1, rows.rows / kSampleRows);
+  const std::int64_t samples = (rows.rows + step - 1) / step;
+  std::vector<double> row(cols);
+  for (std::int64_t r = 0; r < rows.rows; r += step) {
+    load_block(rows, r, 1, 0, rows.cols, row.data(), rows.cols);
+    for (std::size_t c = 0; c < cols; ++c) frame.center[c] += row[c] / static_cast<double>(samples);
+  }
+  // Of all rows, so that no value leaves float32's range.
+  const std::int64_t grain = rows_per_task(rows.cols);
+  std::vector<double> largest(static_cast<std::size_t>((rows.rows + grain - 1) / grain), 0.0);
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> values(cols);
+    double most = 0.0;
+    for (std::int64_t r = begin; r < end; ++r) {
+      load_block(rows, r, 1, 0, rows.cols, values.data(), rows.cols);
+      for (std::size_t c = 0; c < cols; ++c) most = std::max(most, std::abs(values[c] - frame.center[c]));
+    }
+    largest[static_cast<std::size_t>(begin / grain)] = most;
+  };
+  executor.parallel_for(rows.rows, grain, task);
+  frame.radius = *std::max_element(largest.begin(), largest.end()) * std::sqrt(static_cast<double>(rows.cols));
+  if (frame.radius > 0.0 && std::isfinite(frame.radius)) frame.scale = std::ldexp(1.0, -std::ilogb(frame.radius) - 1);
+  return frame;
+}
+
+GramPanel::GramPanel(Side side, std::int64_t max_rows, std::int64_t cols, const GramKernels& kernels)
+    : side_(side),
+      cols_(cols),
+      blocks_((cols + kGramDepth - 1) / kGramDepth),
+      kernels_(&kernels),
+      packed_(static_cast<std::size_t>(groups_of(max_rows, group_rows()) * group_rows() * cols)) {
+  squared_norm_.reserve(static_cast<std::size_t>(max_rows));
+  norm_.reserve(static_cast<std::size_t>(max_rows));
+  error_.reserve(static_cast<std::size_t>(max_rows));
+  prefix_.reserve(static_cast<std::size_t>(max_rows * blocks_));
+}
+
+std::int64_t GramPanel::group_rows() const noexcept { return group_of(*kernels_, side_); }
+
+double GramPanel::bytes(std::int64_t max_rows, std::int64_t cols) noexcept {
+  return 4.0 * static_cast<double>(max_rows + kGramPadding) * static_cast<double>(cols) +
+         (24.0 + 8.0 * static_cast<double>((cols + kGramDepth - 1) / kGramDepth)) * static_cast<double>(max_rows);
+}
+
+// x̂ is x rounded to float32. The error ‖x − x̂‖ is computed from the values themselves; its own rounding,
+// and that of x − center in float64, are covered by the factor and by 1e-15 of the norm.
+void GramPanel::pack(const ConstMatrixView& rows, const std::uint32_t* index, std::int64_t count,
+                     const GramFrame& frame) {
+  const std::int64_t group = group_of(*kernels_, side_);
+  const std::int64_t groups = groups_of(count, group);
+  count_ = count;
+  squared_norm_.assign(static_cast<std::size_t>(count), 0.0);
+  error_.assign(static_cast<std::size_t>(count), 0.0);
+  norm_.assign(static_cast<std::size_t>(count), 0.0);
+  prefix_.resize(static_cast<std::size_t>(count * blocks_));
+  double values[kChunk];
+  for (std::int64_t k0 = 0; k0 < cols_; k0 += kChunk) {
+    const std::int64_t depth = std::min(kChunk, cols_ - k0);
+    for (std::int64_t r = 0; r < groups * group; ++r) {
+      // Blocks of columns are of the same size but for the last one.
+      const std::int64_t origin = k0 * groups * group + (r / group) * group * depth;
+      const std::int64_t lane = r % group;
+      if (r >= count) {
+        for (std::int64_t k = 0; k < depth; ++k) {
+          packed_[static_cast<std::size_t>(origin + k * group + lane)] = 0.0f;
+        }
+        continue;
+      }
+      load_block(rows, index[r], 1, k0, depth, values, kChunk);
+      double squared = 0.0, error = 0.0;
+      const double* center = frame.center.data() + k0;
+      for (std::int64_t k = 0; k < depth; ++k) {
+        values[k] = (values[k] - center[k]) * frame.scale;
+        squared += values[k] * values[k];
+      }
+      float* to = packed_.data() + origin + lane;
+      for (std::int64_t k = 0; k < depth; ++k) {
+        const auto rounded = static_cast<float>(values[k]);
+        const double off = values[k] - static_cast<double>(rounded);
+        error += off * off;
+        to[k * group] = rounded;
+      }
+      squared_norm_[static_cast<std::size_t>(r)] += squared;
+      prefix_[static_cast<std::size_t>(r * blocks_ + k0 / kChunk)] = squared_norm_[static_cast<std::size_t>(r)];
+      error_[static_cast<std::size_t>(r)] += error;
+    }
+  }
+  for (std::size_t r = 0; r < static_cast<std::size_t>(count); ++r) {
+    const double norm = std::sqrt(squared_norm_[r]) * (1.0 + 1e-9);
+    error_[r] = std::sqrt(error_[r]) * (1.0 + 1e-9) + 1e-15 * norm + 1e-35;
+    norm_[r] = norm + error_[r];
+  }
+}
+
+// Each block of kGramDepth columns is summed by itself and then added to those before it. A term passes through at most
+// kGramDepth + blocks additions (and one multiplication where it is not fused), each off by at most 2^-24 of what it
+// makes; (1 + 2^-24)^k − 1 <= 1.01 k 2^-24 for the k at hand, and the terms' magnitudes sum to at most ‖x̂‖·‖ŷ‖.
+// Twice that is allowed for.
+double gram_gamma(std::int64_t cols) noexcept {
+  const auto blocks = static_cast<double>((cols + kGramDepth - 1) / kGramDepth);
+  return 2.0 * 1.01 * (static_cast<double>(std::min(cols, kGramDepth)) + blocks + 2.0) * 0x1p-24;
+}
+
+void gram(const GramPanel& a, const GramPanel& b, float* out, std::int64_t stride) {
+  gram(a, b, 0, a.blocks(), nullptr, out, stride);
+}
+
+void gram(const GramPanel& a, const GramPanel& b, std::int64_t first_block, std::int64_t last_block,
+          const unsigned char* wanted, float* out, std::int64_t stride) {
+  const GramKernels& kernels = *a.kernels_;
+  const std::int64_t groups_a = groups_of(a.count_, kernels.a_rows), groups_b = groups_of(b.count_, kernels.b_rows);
+  for (std::int64_t block = first_block; block < last_block; ++block) {
+    const std::int64_t k0 = block * kGramDepth;
+    const std::int64_t depth = std::min(kGramDepth, a.cols_ - k0);
+    const float* block_a = a.packed_.data() + k0 * groups_a * kernels.a_rows;
+    const float* block_b = b.packed_.data() + k0 * groups_b * kernels.b_rows;
+    for (std::int64_t j = 0; j < groups_b; ++j) {
+      for (std::int64_t i = 0; i < groups_a; ++i) {
+        if (wanted != nullptr && wanted[i * groups_b + j] == 0) continue;
+        kernels.multiply(block_a + i * kernels.a_rows * depth, block_b + j * kernels.b_rows * depth, depth,
+                         out + i * kernels.a_rows * stride + j * kernels.b_rows, stride, k0 > 0);
+      }
+    }
+  }
+}
+
+}  // namespace stun_ext::detail
