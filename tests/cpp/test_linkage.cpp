@@ -281,6 +281,21 @@ TEST(Linkage, TiesAndBitsAreThoseOfTheNaiveOrderWithEveryIsaAndThreadCount) {
   }
 }
 
+TEST(Linkage, SingleOfManyWithTies) {  // few, many, and more than fit
+  std::mt19937 generator(9);
+  const std::size_t n = 600;
+  for (const int values : {1, 1000, 20000, 300000, 10000000}) {
+    std::vector<double> condensed(n * (n - 1) / 2);
+    for (double& d : condensed) d = std::uniform_int_distribution<int>(1, values)(generator);
+    const std::vector<Merge> expected = naive_recurrence(condensed, n, Linkage::single);
+    for (const Isa isa : cpu_info().supported) {
+      const ForcedIsa forced(isa);
+      SCOPED_TRACE(values);
+      expect_same(linkage(condensed, Linkage::single), expected, 0);
+    }
+  }
+}
+
 TEST(Linkage, ManyClustersAreTheSameWithEveryIsaAndThreadCount) {  // enough for threads, and several squeezes
   std::mt19937 generator(7);
   const std::size_t n = 1100;
@@ -315,10 +330,69 @@ TEST(Linkage, SameAtEveryThreadCount) {
   }
 }
 
+/// Single linkage by Kruskal's algorithm over all pairs, for distances that are distinct.
+std::vector<Merge> kruskal(const std::vector<double>& condensed, std::size_t n) {
+  std::vector<std::tuple<double, std::size_t, std::size_t>> pairs;
+  for (std::size_t i = 0, k = 0; i < n; ++i) {
+    for (std::size_t j = i + 1; j < n; ++j) pairs.emplace_back(condensed[k++], i, j);
+  }
+  std::sort(pairs.begin(), pairs.end());
+  std::vector<std::size_t> id(n);
+  for (std::size_t i = 0; i < n; ++i) id[i] = i;
+  std::vector<Merge> merges;
+  for (const auto& [distance, i, j] : pairs) {
+    const std::size_t a = std::min(id[i], id[j]), b = std::max(id[i], id[j]);
+    if (a == b) continue;
+    double size = 0;
+    for (std::size_t& of : id) {
+      if (of == a || of == b) of = n + merges.size(), ++size;
+    }
+    merges.push_back({static_cast<double>(a), static_cast<double>(b), distance, size});
+  }
+  return merges;
+}
+
+TEST(Linkage, SingleOfManyIsThatOfAllPairsSortedWithEveryIsa) {
+  constexpr std::int64_t n = 700;
+  using Coordinate = double (*)(std::int64_t row, std::int64_t column);
+  const std::pair<const char*, Coordinate> shapes[] = {
+      {"one cloud", [](std::int64_t, std::int64_t) { return 0.0; }},
+      {"clusters one after the other",
+       [](std::int64_t r, std::int64_t c) { return c == r / 100 % 4 ? 60.0 + r / 100 : 0; }},
+      {"clusters in turn", [](std::int64_t r, std::int64_t c) { return c == r % 3 ? 50.0 : 0; }},
+      {"clusters of clusters",
+       [](std::int64_t r, std::int64_t c) { return r >> (2 * c) & 1 ? 1e3 / (1 << 2 * c) : 0; }},
+      {"a line, ascending", [](std::int64_t r, std::int64_t c) { return c == 0 ? 4.0 * r : 0; }},
+      {"a line, ever wider", [](std::int64_t r, std::int64_t c) { return c == 0 ? 0.01 * r * r : 0; }},
+      {"a line, ever closer", [](std::int64_t r, std::int64_t c) { return c == 0 ? 0.01 * (n - r) * (n - r) : 0; }},
+  };
+  std::mt19937 generator(8);
+  for (const auto& [name, coordinate] : shapes) {
+    Matrix rows(DType::f64, n, 4);
+    std::normal_distribution<double> noise;
+    rows.fill([&, at = coordinate](std::int64_t r, std::int64_t c) { return at(r, c) + noise(generator); });
+    std::vector<double> condensed = Definition(rows).condensed();
+    for (const double shift : {0.0, -100.0}) {  // distances may be negative, too
+      for (double& d : condensed) d += shift;
+      const std::vector<Merge> expected = kruskal(condensed, n);
+      for (const Isa isa : cpu_info().supported) {
+        const ForcedIsa forced(isa);
+        SCOPED_TRACE(name);
+        expect_same(linkage(condensed, Linkage::single), expected, 0);
+      }
+    }
+  }
+}
+
 TEST(Linkage, EachArgumentWrongAlone) {
   expect_error([] { linkage(std::vector<double>{1, 2}, Linkage::single); }, {"[linkage]", "n(n-1)/2", "got 2"});
   for (const double bad : {kNaN, kInf, -kInf}) {
     expect_error([&] { linkage(std::vector<double>{1, 2, 3, 4, bad, 6}, Linkage::single); }, {"the pair (1, 3)"});
+  }
+  std::vector<double> many(500 * 499 / 2, 1.0);  // of these one is named that is wrong, the first
+  for (const double bad : {kNaN, kInf, -kInf}) {
+    many[499 + 498 + 7] = many[499 * 3] = many.back() = bad;
+    for (const Linkage method : kMethods) expect_error([&] { linkage(many, method); }, {"the pair (2, 10)"});
   }
   for (const Linkage method : {Linkage::ward, Linkage::centroid}) {
     expect_error([&] { linkage(std::vector<double>{1, -2e150, 3}, method); },

@@ -9,6 +9,7 @@
 
 #include "check.hpp"
 #include "cluster/agglomerate.hpp"
+#include "cluster/condensed_single.hpp"
 #include "dispatch.hpp"
 #include "stun_ext/cluster.hpp"
 
@@ -23,14 +24,20 @@ std::int64_t observations_of(std::size_t size) noexcept {
   return static_cast<std::size_t>(n * (n - 1) / 2) == size ? n : 0;
 }
 
-[[noreturn]] void refuse(const double* row, std::int64_t i, std::int64_t n, double highest) {
-  std::int64_t j = i + 1;
-  while (j + 1 < n && std::abs(row[j]) <= highest) ++j;
-  if (std::isfinite(row[j])) {
-    detail::fail(kOperation, "distances must be at most ", highest, " for this method, got ", row[j], " for the pair (",
-                 i, ", ", j, ")");
+// From here on reading the distances once is faster than putting them into a square.
+constexpr std::int64_t kReadOnceFrom = 512;
+
+[[noreturn]] void refuse(Span<const double> condensed, std::int64_t n, double highest) {
+  const double* distance = condensed.data();
+  std::int64_t i = 0, j = 1;
+  for (; std::abs(*distance) <= highest; ++distance) {
+    if (++j == n) j = ++i + 1;
   }
-  detail::fail(kOperation, "distances must be finite, got ", row[j], " for the pair (", i, ", ", j, ")");
+  if (std::isfinite(*distance)) {
+    detail::fail(kOperation, "distances must be at most ", highest, " for this method, got ", *distance,
+                 " for the pair (", i, ", ", j, ")");
+  }
+  detail::fail(kOperation, "distances must be finite, got ", *distance, " for the pair (", i, ", ", j, ")");
 }
 
 }  // namespace
@@ -49,18 +56,27 @@ std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executo
   }
   const detail::LinkageKernels& kernels = STUN_EXT_KERNELS(linkage);
   const double highest = detail::highest_distance(method);
+  if (method == Linkage::single && n >= kReadOnceFrom) {
+    std::vector<Merge> merges;
+    switch (detail::condensed_single(condensed, n, highest, merges)) {
+      case detail::CondensedSingle::done:
+        return merges;
+      case detail::CondensedSingle::beyond:
+        refuse(condensed, n, highest);
+      case detail::CondensedSingle::tied:
+        break;
+    }
+  }
   detail::ClusterDistances distances(n);
-  std::atomic<std::int64_t> first_bad{n};
+  std::atomic<bool> is_within{true};
   auto copy = [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const double* from = condensed.data() + i * (2 * n - i - 1) / 2;
-      if (kernels.copy_within(from, n - i - 1, highest, distances.row(i) + i + 1)) continue;
-      for (std::int64_t lowest = first_bad.load(); i < lowest && !first_bad.compare_exchange_weak(lowest, i);) {
-      }
+      if (!kernels.copy_within(from, n - i - 1, highest, distances.row(i) + i + 1)) is_within = false;
     }
   };
   executor.parallel_for(n, n < detail::kParallelFrom ? n : detail::rows_per_task(n), copy);
-  if (first_bad.load() < n) refuse(distances.row(first_bad.load()), first_bad.load(), n, highest);
+  if (!is_within) refuse(condensed, n, highest);
   detail::Ticker untold(kOperation, nullptr);
   return detail::agglomerate(std::move(distances), detail::Clusters::singletons(n), method, {}, executor, untold);
 }

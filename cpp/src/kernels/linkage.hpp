@@ -36,6 +36,13 @@ struct LinkageKernels {
   Minimum (*lowest_of_row)(const double* values, const double* penalty, std::int64_t count) noexcept;
   Minimum (*lowest)(const double* values, std::int64_t count) noexcept;
 
+  /// The minimum; `is_within` becomes false if a magnitude is above `limit`, or NaN.
+  Minimum (*lowest_within)(const double* values, std::int64_t count, double limit, bool& is_within) noexcept;
+
+  /// The places k, ascending, where values[k] is at most the higher of heights[k] and `height`; returns how many.
+  std::int64_t (*not_above)(const double* values, const double* heights, std::int64_t count, double height,
+                            std::int32_t* places) noexcept;
+
   /// The first place in [begin, end) that holds `value`, or `end`.
   std::int64_t (*find)(const double* values, std::int64_t begin, std::int64_t end, double value) noexcept;
 

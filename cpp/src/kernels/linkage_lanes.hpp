@@ -99,6 +99,50 @@ struct LinkageLanes {
         [=](std::int64_t k) noexcept { return values[k]; });
   }
 
+  static Minimum lowest_within(const double* values, std::int64_t count, double limit, bool& is_within) noexcept {
+    const Value highest = L::fill(limit);
+    Mask is_beyond = L::exceeds(L::fill(0.0), highest);
+    bool is_rest_within = true;
+    const Minimum best = minimum(
+        count,
+        [&](std::int64_t k) noexcept {
+          const Value value = L::load(values + k);
+          is_beyond = L::either(is_beyond, L::exceeds(value, highest));
+          return value;
+        },
+        [&](std::int64_t k) noexcept {
+          is_rest_within = is_rest_within && values[k] <= limit && values[k] >= -limit;
+          return values[k];
+        });
+    is_within = is_rest_within && !L::any(is_beyond);
+    return best;
+  }
+
+  static std::int64_t not_above(const double* values, const double* heights, std::int64_t count, double height,
+                                std::int32_t* places) noexcept {
+    const Value least = L::fill(height);
+    std::int64_t found = 0;
+    const auto take = [&](std::int64_t begin, std::int64_t end) noexcept {
+      for (std::int64_t k = begin; k < end; ++k) {
+        places[found] = static_cast<std::int32_t>(k);
+        found += values[k] <= (heights[k] > height ? heights[k] : height);
+      }
+    };
+    const auto is_not_above = [&](std::int64_t k) noexcept {
+      const Value value = L::load(values + k), highest = L::higher(L::load(heights + k), least);
+      return L::either(L::is_less(value, highest), L::is_equal(value, highest));
+    };
+    std::int64_t k = 0;
+    for (; k + kStep <= count; k += kStep) {
+      Mask is_any = is_not_above(k);
+      STUN_EXT_UNROLL
+      for (int c = 1; c < kChains; ++c) is_any = L::either(is_any, is_not_above(k + c * kWidth));
+      if (L::any(is_any)) take(k, k + kStep);
+    }
+    take(k, count);
+    return found;
+  }
+
   static std::int64_t find(const double* values, std::int64_t begin, std::int64_t end, double value) noexcept {
     const Value sought = L::fill(value);
     std::int64_t k = begin;
@@ -154,6 +198,8 @@ struct LinkageLanes {
             update<R::centroid>,
             lowest_of_row,
             lowest,
+            lowest_within,
+            not_above,
             find,
             approach,
             copy_within,
