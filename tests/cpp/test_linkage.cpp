@@ -6,6 +6,8 @@
 #include <tuple>
 
 #include "cluster/lance_williams.hpp"
+#include "dispatch.hpp"
+#include "kernels/linkage.hpp"
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
 #include "stun_ext/error.hpp"
@@ -292,6 +294,26 @@ TEST(Linkage, SingleOfManyWithTies) {  // few, many, and more than fit
       const ForcedIsa forced(isa);
       SCOPED_TRACE(values);
       expect_same(linkage(condensed, Linkage::single), expected, 0);
+    }
+  }
+}
+
+TEST(Linkage, WardOfEverySizeHasTheBitsOfDivision) {
+  constexpr std::int64_t kCount = 1 << 16;
+  std::vector<double> near(kCount), far(kCount), size(kCount), penalty(kCount, 0.0), out(kCount);
+  std::mt19937 generator(10);
+  for (std::size_t k = 0; k < near.size(); ++k) {
+    near[k] = std::uniform_real_distribution<double>(1.0, 2.0)(generator), far[k] = near[k] + 1.0;
+  }
+  for (const double first : {1.0, 65537.0, 2147418112.0}) {
+    for (std::size_t k = 0; k < size.size(); ++k) size[k] = first + static_cast<double>(k);
+    const detail::MergedRow row = {near.data(), far.data(), size.data(), penalty.data(), kCount, 0.5, 3, 4, out.data()};
+    for (const Isa isa : cpu_info().supported) {
+      const ForcedIsa forced(isa);
+      STUN_EXT_KERNELS(linkage).ward(row);
+      for (std::size_t k = 0; k < out.size(); ++k) {
+        ASSERT_EQ(out[k], detail::lance_williams(Linkage::ward, near[k], far[k], 0.5, 3, 4, size[k])) << size[k];
+      }
     }
   }
 }

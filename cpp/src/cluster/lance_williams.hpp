@@ -16,6 +16,7 @@ struct OneLane {
   static double lower(double a, double b) noexcept { return std::min(a, b); }
   static double higher(double a, double b) noexcept { return std::max(a, b); }
   static double root(double value) noexcept { return std::sqrt(value); }
+  static double reciprocal(double value) noexcept { return 1.0 / value; }
 };
 
 /// Recurrence by method, for one distance: the bits that the kernels give.

@@ -18,6 +18,7 @@ struct Lanes {
   static Value lower(Value a, Value b) noexcept { return _mm256_min_pd(b, a); }   // the second if neither is less
   static Value higher(Value a, Value b) noexcept { return _mm256_max_pd(b, a); }  // the second if neither is more
   static Value root(Value value) noexcept { return _mm256_sqrt_pd(value); }
+  static Value reciprocal(Value value) noexcept { return fill(1.0) / value; }
   static double lowest_lane(Value value) noexcept {
     const __m128d half = _mm_min_pd(_mm256_castpd256_pd128(value), _mm256_extractf128_pd(value, 1));
     return _mm_cvtsd_f64(_mm_min_sd(half, _mm_unpackhi_pd(half, half)));

@@ -154,6 +154,7 @@ struct LinkageLanes {
       }
       if (L::any(is_found)) break;
     }
+    while (k + kWidth <= end && !L::any(L::is_equal(L::load(values + k), sought))) k += kWidth;
     while (k < end && values[k] != value) ++k;
     return k;
   }

@@ -18,6 +18,7 @@ struct Lanes {
   static Value lower(Value a, Value b) noexcept { return select(is_less(b, a), b, a); }   // a if neither is less
   static Value higher(Value a, Value b) noexcept { return select(is_less(a, b), b, a); }  // a if neither is more
   static Value root(Value value) noexcept { return vsqrtq_f64(value); }
+  static Value reciprocal(Value value) noexcept { return fill(1.0) / value; }
   static double lowest_lane(Value value) noexcept {
     return vgetq_lane_f64(lower(value, vextq_f64(value, value, 1)), 0);
   }

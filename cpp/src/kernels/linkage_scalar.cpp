@@ -16,6 +16,7 @@ struct Lanes {
   static Value lower(Value a, Value b) noexcept { return b < a ? b : a; }
   static Value higher(Value a, Value b) noexcept { return a < b ? b : a; }
   static Value root(Value value) noexcept { return __builtin_sqrt(value); }
+  static Value reciprocal(Value value) noexcept { return 1.0 / value; }
   static double lowest_lane(Value value) noexcept { return value; }
   static Mask is_less(Value a, Value b) noexcept { return a < b; }
   static Mask is_equal(Value a, Value b) noexcept { return a == b; }

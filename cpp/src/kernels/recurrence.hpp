@@ -30,7 +30,7 @@ struct Recurrence {
   }
 
   static Value ward(Value d_xi, Value d_yi, Value size_i, const Pair& pair) noexcept {
-    const Value t = L::fill(1.0) / (pair.size_x + pair.size_y + size_i);
+    const Value t = L::reciprocal(pair.size_x + pair.size_y + size_i);
     const Value squared = (size_i + pair.size_x) * t * d_xi * d_xi + (size_i + pair.size_y) * t * d_yi * d_yi -
                           size_i * t * pair.d_xy * pair.d_xy;
     return L::higher(L::root(L::higher(squared, L::fill(0.0))), L::lower(d_xi, d_yi));
