@@ -32,6 +32,8 @@ EXCEPTIONS = frozenset(
         ("cpp/src/executor.cpp", "sched.h"),  # how many CPUs this process may run on
         ("cpp/src/cluster/cluster_distances.cpp", "sys/mman.h"),  # huge pages
         ("cpp/src/cpu.cpp", "cpuid.h"),  # which instruction sets they have
+        ("cpp/src/cpu.cpp", "sys/syscall.h"),  # permission to use AMX
+        ("cpp/src/cpu.cpp", "unistd.h"),
     }
 )
 KERNEL = frozenset({"cstdint", "cstddef", "immintrin.h", "arm_neon.h", "arm_sve.h"})

@@ -10,6 +10,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace stun_ext {
@@ -48,6 +52,9 @@ Features detect() noexcept {
   unsigned a, b, c, d;  // these two are not known by name to every compiler
   if (__get_cpuid(1, &a, &b, &c, &d) != 0) found.f16c = (c & (1u << 29)) != 0 && found.avx2;
   if (found.avx512f && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) found.avx512bf16 = (a & (1u << 5)) != 0;
+  if (found.avx512bf16 && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
+    found.amxbf16 = (d & (1u << 22)) != 0 && (d & (1u << 24)) != 0;
+  }
 #elif defined(__aarch64__)
   found.neon = true;
 #endif
@@ -105,6 +112,16 @@ const Features& features() noexcept {
   return found;
 }
 
+bool can_use_tiles() noexcept {
+#if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool can = features().amxbf16 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return can;
+#else
+  return false;
+#endif
+}
+
 }  // namespace detail
 
 Isa isa() {
@@ -140,6 +157,7 @@ CpuInfo cpu_info() {
   add(has.avx512vbmi2, "avx512vbmi2");
   add(has.avx512vnni, "avx512vnni");
   add(has.avx512bf16, "avx512bf16");
+  add(has.amxbf16, "amxbf16");
   for (const Isa isa : detail::kAll) {
     if (detail::is_supported(isa)) info.supported.push_back(isa);
   }

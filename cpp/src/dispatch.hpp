@@ -10,9 +10,14 @@ struct Features {
   bool avx2 = false, fma = false, f16c = false;
   bool avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false;
   bool avx512vbmi2 = false, avx512vnni = false, avx512bf16 = false;
+  bool amxbf16 = false;
   bool neon = false;
 };
 const Features& features() noexcept;
+
+/// Whether this process may use the tiles of AMX, for bfloat16. The first call asks the system for it, after which the
+/// kernel saves 8 KB more for each signal: so only who multiplies with them asks.
+bool can_use_tiles() noexcept;
 
 // How an operation chooses its kernels, once per call and outside every loop. The contract header of a family declares
 // a table of functions, and one constant of that type per instruction set:

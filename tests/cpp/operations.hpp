@@ -10,7 +10,9 @@
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
 #include "stun_ext/mask.hpp"
+#include "stun_ext/matmul.hpp"
 #include "stun_ext/saliency.hpp"
+#include "stun_ext/sparse.hpp"
 #include "support.hpp"
 
 namespace stun_ext::test {
@@ -43,6 +45,7 @@ struct OperationInputs {
   std::vector<Merge> merges;
   Matrix wide{DType::f32, kRows, kCols};
   Matrix narrow{DType::bf16, kRows, kCols, Layout::transposed};
+  Matrix whole{DType::bf16, kRows, kCols};  ///< small numbers, whose products every instruction set sums alike
   std::vector<float> norm = std::vector<float>(kCols);
   std::vector<std::int64_t> prune_counts = std::vector<std::int64_t>(kRows);
   std::vector<std::uint8_t> mask = std::vector<std::uint8_t>(kRows * kCols);
@@ -54,6 +57,7 @@ struct OperationInputs {
     many.fill_normal(generator);
     wide.fill_normal(generator);
     narrow.fill_normal(generator);
+    whole.fill([&](std::int64_t, std::int64_t) { return static_cast<double>(generator() % 9) - 4.0; });
     counts.fill([](std::int64_t i, std::int64_t j) { return i == j ? 0.0 : static_cast<double>((i * j) % 11); });
     pairwise_distances(rows.view(), false, distances.view());
     condensed_distances(rows.view(), condensed);
@@ -167,6 +171,28 @@ inline const std::vector<Operation>& all_operations() {
          }},
         {"nm_mask",
          [](Executor& e) { return mask_of([&](MaskView mask) { nm_mask(in.narrow.view(), 2, 4, mask, e); }); }},
+        {"pack and unpack",
+         [](Executor& e) {
+           Matrix weight = in.narrow;
+           unpack(pack(in.narrow.view(), e), weight.view(), e);
+           return weight.bytes();
+         }},
+        {"packed_matmul",
+         [](Executor& e) {
+           Matrix y(DType::f32, rows, rows);
+           packed_matmul(in.whole.view(), pack(in.whole.view(), e), y.view(), e);
+           return y.bytes();
+         }},
+        {"dense_matmul of one token",
+         [](Executor& e) {
+           Matrix y(DType::f32, rows, 1, Layout::transposed);
+           ConstMatrixView x = in.whole.view();
+           x.rows = 1;
+           MatrixView out = y.view();
+           out = {out.data, 1, rows, rows, 1, DType::f32};
+           dense_matmul(x, in.whole.view(), out, e);
+           return y.bytes();
+         }},
         {"apply_mask",
          [](Executor& e) {
            Matrix weight = in.narrow;

@@ -12,7 +12,7 @@ namespace stun_ext {
 enum class Isa : std::uint8_t {
   scalar,  ///< what the compiler makes of portable code
   avx2,    ///< AVX2, FMA and F16C
-  avx512,  ///< AVX-512 F, BW, DQ and VL; BF16, VBMI2 and VNNI are used where a kernel has a use for them
+  avx512,  ///< AVX-512 F, BW, DQ and VL; BF16, VBMI2 and AMX are used where a kernel has a use for them
   neon     ///< AArch64's base, where the compiler vectorises portable code too: kernels only where that is not enough
 };
 

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "stun_ext/matmul.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "aligned.hpp"
+#include "check.hpp"
+#include "dispatch.hpp"
+#include "load.hpp"
+#include "sparse/activations.hpp"
+#include "sparse/matmul.hpp"
+#include "sparse/packed.hpp"
+
+namespace stun_ext {
+namespace detail {
+namespace {
+
+constexpr std::int64_t kTileGroups = 8;  // of AMX; the other kernels take any number
+
+template <class X>
+void run(Multiply<X> kernel, const AlignedVector<X>& x, const MatmulRows& weight, const MatrixView& y,
+         Executor& executor) {
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t rows = (end - begin) * kPackedRows;
+    AlignedVector<float> sums(static_cast<std::size_t>(rows * y.rows));
+    kernel(weight, begin, end, x.data(), y.rows, sums.data(), rows);
+    const std::int64_t first = begin * kPackedRows;
+    store_block(sums.data(), rows, y, first, std::min(rows, weight.rows - first));
+  };
+  executor.parallel_for(packed_groups(weight.rows),
+                        packed_groups_per_task(weight.rows, weight.cols, kTileGroups, executor), task);
+}
+
+Multiply<float> float_kernel(DType dtype) {
+  const MatmulKernels& kernels = STUN_EXT_KERNELS(matmul);
+  return dtype == DType::f32 ? kernels.f32 : dtype == DType::f16 ? kernels.f16 : kernels.bf16;
+}
+
+}  // namespace
+
+MatmulRows rows_of(const PackedMatrix& weight) noexcept {
+  MatmulRows rows;
+  rows.values = weight.values().data();
+  rows.masks = weight.masks().data();
+  rows.offsets = weight.offsets().data();
+  rows.rows = weight.rows();
+  rows.cols = weight.cols();
+  rows.blocks = packed_blocks(rows.cols);
+  return rows;
+}
+
+MatmulRows rows_of(const ConstMatrixView& weight) noexcept {
+  MatmulRows rows;
+  rows.values = weight.data;
+  rows.rows = weight.rows;
+  rows.cols = weight.cols;
+  rows.row_stride = weight.rows > 1 ? weight.row_stride : 0;
+  rows.blocks = packed_blocks(rows.cols);
+  return rows;
+}
+
+bool has_products(Products products) {
+  if (products == Products::f32) return true;
+#if defined(__x86_64__)
+  if (isa() != Isa::avx512 || !features().avx512vbmi2) return false;
+  return products == Products::bf16 ? features().avx512bf16 : can_use_tiles();
+#else
+  return false;
+#endif
+}
+
+Products choose_products(DType weight, DType x, std::int64_t tokens) {
+  constexpr std::int64_t kTilesFrom = 2;  // benchmarks/results/ops_sparse.md
+  if (weight != DType::bf16 || x != DType::bf16) return Products::f32;
+  if (tokens >= kTilesFrom && has_products(Products::tiles)) return Products::tiles;
+  return has_products(Products::bf16) ? Products::bf16 : Products::f32;
+}
+
+void multiply(Products products, ConstMatrixView x, const MatmulRows& weight, DType dtype, MatrixView y,
+              Executor& executor) {
+  if (y.rows == 0 || y.cols == 0) return;
+  if (x.cols == 0) {
+    const std::vector<float> zeros(static_cast<std::size_t>(y.cols));
+    return store_block(zeros.data(), 0, y, 0, y.cols);
+  }
+#if defined(__x86_64__)
+  if (products == Products::tiles) return run(matmul_bf16_amx, token_tiles(x, executor), weight, y, executor);
+  if (products == Products::bf16) return run(matmul_bf16_avx512bf16, padded_bits(x, executor), weight, y, executor);
+#endif
+  run(float_kernel(dtype), padded_floats(x, executor), weight, y, executor);
+}
+
+}  // namespace detail
+
+namespace {
+
+constexpr std::initializer_list<DType> kFloats = {DType::f32, DType::f16, DType::bf16};
+
+void check_tokens(const char* operation, const ConstMatrixView& x, const MatrixView& y, std::int64_t rows,
+                  std::int64_t cols) {
+  detail::check_view(operation, "x", x, kFloats);
+  detail::check_writable_view(operation, "y", y, kFloats);
+  if (x.cols != cols) {
+    detail::fail(operation, "x must have the ", cols, " columns of the weight, got [", x.rows, ", ", x.cols, "]");
+  }
+  if (y.rows != x.rows || y.cols != rows) {
+    detail::fail(operation, "y must be [", x.rows, ", ", rows, "], got [", y.rows, ", ", y.cols, "]");
+  }
+}
+
+}  // namespace
+
+void packed_matmul(ConstMatrixView x, const PackedMatrix& weight, MatrixView y, Executor& executor) {
+  check_tokens("packed_matmul", x, y, weight.rows(), weight.cols());
+  const detail::Products products = detail::choose_products(weight.dtype(), x.dtype, x.rows);
+  detail::multiply(products, x, detail::rows_of(weight), weight.dtype(), y, executor);
+}
+
+void dense_matmul(ConstMatrixView x, ConstMatrixView weight, MatrixView y, Executor& executor) {
+  constexpr const char* kOperation = "dense_matmul";
+  detail::check_view(kOperation, "weight", weight, kFloats);
+  if (weight.cols > 1 && weight.col_stride != 1) {
+    detail::fail(kOperation, "weight must have rows of contiguous elements, got column stride ", weight.col_stride);
+  }
+  check_tokens(kOperation, x, y, weight.rows, weight.cols);
+  const detail::Products products = detail::choose_products(weight.dtype, x.dtype, x.rows);
+  detail::multiply(products, x, detail::rows_of(weight), weight.dtype, y, executor);
+}
+
+}  // namespace stun_ext
