@@ -124,5 +124,6 @@ Span<std::int64_t> span_of(py::array_t<std::int64_t>& labels);
 void register_distance(py::module_& module);
 void register_cluster(py::module_& module);
 void register_mask(py::module_& module);
+void register_sparse(py::module_& module);
 
 }  // namespace stun_ext::python

@@ -22,7 +22,9 @@ def stub_signatures() -> dict[str, list[str]]:
 
 def module_signatures() -> dict[str, list[str]]:
     functions = {
-        name: value for name, value in vars(_core).items() if callable(value) and not name.startswith("__")
+        name: value
+        for name, value in vars(_core).items()
+        if callable(value) and not isinstance(value, type) and not name.startswith("__")
     }
     return {
         name: re.findall(r"[(,] ?(\w+):", str(value.__doc__).splitlines()[0].split(" ->")[0])

@@ -44,6 +44,7 @@ def workloads() -> dict[str, Callable[[], Any]]:
     norms = rng.random(2000).astype(np.float32)
     mask = rng.random(W.shape) < 0.5
     target = W.copy()
+    packed, tokens = ops.pack(W * mask), W[:300]
     return {
         "pairwise_distances": lambda: ops.pairwise_distances(rows),
         "coactivation_distances": lambda: ops.coactivation_distances(counts),
@@ -60,13 +61,20 @@ def workloads() -> dict[str, Callable[[], Any]]:
         "nm_mask": lambda: ops.nm_mask(W, 2, 4),
         "nm_prune_": lambda: ops.nm_prune_(target, norms, 2, 4),
         "apply_mask_": lambda: ops.apply_mask_(target, mask),
+        "pack": lambda: ops.pack(W).values,
+        "packed_from_buffers": lambda: (
+            ops.packed_from_buffers(W.shape, "float32", packed.values, packed.masks).values
+        ),
+        "unpack": lambda: ops.unpack(packed, target),
+        "packed_matmul": lambda: ops.packed_matmul(tokens, packed),
+        "dense_matmul": lambda: ops.dense_matmul(tokens, W),
     }
 
 
 OPS = [
     name
     for name in ops.__all__
-    if name not in {"Allocation", "build_info", "cpu_info", "num_threads", "set_num_threads"}
+    if name not in {"Allocation", "PackedMatrix", "build_info", "cpu_info", "num_threads", "set_num_threads"}
 ]
 
 
