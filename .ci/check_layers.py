@@ -59,9 +59,22 @@ CLI_MAY_IMPORT = frozenset(
         "model_card",
         "models",
     }
-    | {"ops", "pipeline", "plots", "recipe", "report", "routers", "safetensors_file", "statistics"}
+    | {
+        "ops",
+        "pipeline",
+        "plots",
+        "recipe",
+        "report",
+        "routers",
+        "safetensors_file",
+        "statistics",
+        "streaming",
+    }
 )
 LOADED_BY_USERS_OF_ARRAYS = frozenset({"clustering", "ops", "plots", "recipe", "routers", "safetensors_file"})
+# Of streaming/: what handles files and bytes, which must not need torch.
+FILES_OF_STREAMING = frozenset({"copy", "parts", "plan", "shards"})
+MAY_IMPORT_STREAMING = frozenset({"__init__", "cli", "streaming"})
 MAY_IMPORT_PIPELINE = frozenset({"__init__", "cli", "demo", "pipeline"})
 
 
@@ -168,6 +181,12 @@ def _import_problems(parts: tuple[str, ...], item: _Import) -> Iterator[str]:
         yield "cli/ is imported by nobody"
     if target == "pipeline" and layer not in MAY_IMPORT_PIPELINE:
         yield "pipeline.py is above every module but cli/ and demo/"
+    if target == "streaming" and layer not in MAY_IMPORT_STREAMING:
+        yield "streaming/ is above every module but cli/"
+    if layer == "streaming" and parts[-1] in FILES_OF_STREAMING and item.at_import_time:
+        own = target == "streaming" and rest.partition(".")[2] in FILES_OF_STREAMING
+        if top in HEAVY or not (target in (None, "safetensors_file") or own):
+            yield f"{parts[-1]}.py of streaming/ knows files alone"
     if layer == "__init__" and item.at_import_time and (top in HEAVY or target or top in ("numpy", "yaml")):
         yield "import stun_ext must stay light: load it in __getattr__"
     if top == "matplotlib" and (layer != "plots" or "pyplot" in item.module):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stun_ext.report import PruneReport as PruneReport
     from stun_ext.routers import model_routers as model_routers
     from stun_ext.statistics import Statistics as Statistics
+    from stun_ext.streaming import prune_checkpoint as prune_checkpoint
 
 try:
     __version__ = version("stun_ext")
@@ -38,6 +39,7 @@ _LAZY = {
     "model_routers": "stun_ext.routers",
     "ops": "",
     "prune": "stun_ext.pipeline",
+    "prune_checkpoint": "stun_ext.streaming",
     "PruneReport": "stun_ext.report",
     "Recipe": "stun_ext.recipe",
     "RouterClusters": "stun_ext.clustering",

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -143,13 +143,13 @@ def save_pretrained(
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         if folder is not None:
-            _carry_over(folder, partial, with_tokenizer=tokenizer is None)
+            carry_over(folder, partial, with_tokenizer=tokenizer is None)
         _patch_config(model.config, partial)
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
-        _set_modes(partial)
-        _sync(partial)
-        _put_in_place(partial, path, force)
+        set_modes(partial)
+        sync(partial)
+        put_in_place(partial, path, force)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -190,7 +190,7 @@ def _new_sibling(path: Path, kind: str) -> Path:
             return sibling
 
 
-def _set_modes(folder: Path) -> None:
+def set_modes(folder: Path) -> None:
     """Gives every file the mode of a newly written one: safetensors makes files that only their owner can read."""
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for path in folder.rglob("*"):
@@ -198,7 +198,7 @@ def _set_modes(folder: Path) -> None:
             path.chmod(mode)
 
 
-def _put_in_place(partial: Path, path: Path, force: bool) -> None:
+def put_in_place(partial: Path, path: Path, force: bool) -> None:
     """Renames the complete directory to its final name; an old one moves aside first and is removed last."""
     replaced = None
     try:
@@ -211,20 +211,22 @@ def _put_in_place(partial: Path, path: Path, force: bool) -> None:
         if replaced is not None and not os.path.lexists(path):
             os.rename(replaced, path)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Puts every file and directory below `folder` on the disk."""
     for directory, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(directory, name), "rb") as file:
                 os.fsync(file.fileno())
-        _sync_directory(Path(directory))
+        sync_directory(Path(directory))
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
+    """Puts the names in a directory on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -242,11 +244,7 @@ def _patch_config(config: PreTrainedConfig, folder: Path) -> None:
             section = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict):
             _write_aliases(nested, section)
-    if not _has_mtp_tensors(config, folder):
-        for section in _sections(written):
-            for name, value in section.items():
-                if _MTP_COUNT.fullmatch(name) and isinstance(value, int) and not isinstance(value, bool):
-                    section[name] = 0
+    without_mtp(written, _tensor_names(folder))
     auto_map = written.get("auto_map")
     if isinstance(auto_map, dict):
         written["auto_map"] = {key: _own_code(value, folder) for key, value in auto_map.items()}
@@ -276,14 +274,33 @@ def _sections(written: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _sections(value)
 
 
-def _has_mtp_tensors(config: PreTrainedConfig, folder: Path) -> bool:
-    """Whether saved tensors belong to multi-token prediction, by name or as layers after the last."""
-    num_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", float("inf"))
-    for name in _tensor_names(folder):
+def without_mtp(written: dict[str, Any], names: Iterable[str]) -> None:
+    """Sets the counts of multi-token-prediction layers in a ``config.json`` to 0 if no tensor belongs to one.
+
+    Args:
+        written: The config; changed in place.
+        names: Names of the checkpoint's tensors.
+    """
+    counts = [
+        (section, name)
+        for section in _sections(written)
+        for name, value in section.items()
+        if _MTP_COUNT.fullmatch(name) and isinstance(value, int) and not isinstance(value, bool)
+    ]
+    if counts and not _has_mtp_tensors(written, names):
+        for section, name in counts:
+            section[name] = 0
+
+
+def _has_mtp_tensors(written: dict[str, Any], names: Iterable[str]) -> bool:
+    """Whether tensors belong to multi-token prediction, by name or as layers after the last."""
+    layers = [
+        section["num_hidden_layers"] for section in _sections(written) if "num_hidden_layers" in section
+    ]
+    last = layers[-1] if layers and isinstance(layers[-1], int) else float("inf")  # of the text model
+    for name in names:
         layer = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
-        if _MTP_TENSOR.search(name) or (
-            layer and isinstance(num_layers, int) and int(layer[1]) >= num_layers
-        ):
+        if _MTP_TENSOR.search(name) or (layer and int(layer[1]) >= last):
             return True
     return False
 
@@ -294,7 +311,7 @@ def _tensor_names(folder: Path) -> Iterator[str]:
             yield from tensors.keys()
 
 
-def _carry_over(source: Path, folder: Path, *, with_tokenizer: bool) -> None:
+def carry_over(source: Path, folder: Path, *, with_tokenizer: bool) -> None:
     """Copies what belongs to the source and is not there yet; contents, not links into a hub cache."""
     patterns = [*_OTHER_FILES, *(_TOKENIZER_FILES if with_tokenizer else ())]
     if any(_mentions_remote_code(file) for file in source.glob("*.json")):

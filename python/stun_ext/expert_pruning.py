@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from stun_ext import ops
-from stun_ext.models import MoELayer, legal_expert_counts
+from stun_ext.models import RoutedLayer, legal_expert_counts
 from stun_ext.recipe import Recipe
 from stun_ext.statistics import LayerStatistics
 
@@ -73,7 +73,9 @@ def saliency(statistics: LayerStatistics, criterion: str) -> np.ndarray:
     return score.cpu().numpy()
 
 
-def similarity_distances(layer: MoELayer, statistics: LayerStatistics | None, recipe: Recipe) -> np.ndarray:
+def similarity_distances(
+    layer: RoutedLayer, statistics: LayerStatistics | None, recipe: Recipe
+) -> np.ndarray:
     """D = λ1·‖W_i − W_j‖ − λ2·A/|mean(A)|, float64 [E, E]: STUN's b_ij (arXiv 2409.06211) with a distance's sign.
 
     The co-activation term is left out where no two experts ever met (its scale would be 0/0).
@@ -95,7 +97,7 @@ def similarity_distances(layer: MoELayer, statistics: LayerStatistics | None, re
     return distances
 
 
-def uniform_count(layer: MoELayer, recipe: Recipe) -> int:
+def uniform_count(layer: RoutedLayer, recipe: Recipe) -> int:
     """Experts kept per layer: the legal count nearest to (1 − share)·E; of two equally near the larger.
 
     A share that the recipe leaves to the default gives way to what is legal; one that was asked for does not.
@@ -126,14 +128,14 @@ def uniform_count(layer: MoELayer, recipe: Recipe) -> int:
     return min(legal, key=lambda count: (abs(count - wanted), -count))
 
 
-def _legal(layer: MoELayer, recipe: Recipe) -> list[int]:
+def _legal(layer: RoutedLayer, recipe: Recipe) -> list[int]:
     counts = legal_expert_counts(layer, recipe.expert_multiple)
     least = recipe.min_experts or 1
     return [count for count in counts if count >= least]
 
 
 def decide(
-    layers: Sequence[MoELayer], statistics: Sequence[LayerStatistics | None], recipe: Recipe
+    layers: Sequence[RoutedLayer], statistics: Sequence[LayerStatistics | None], recipe: Recipe
 ) -> ExpertDecisions:
     """Chooses the experts of every layer.
 
@@ -168,19 +170,19 @@ def decide(
     return ExpertDecisions([LayerDecision(ids) for ids in kept], requested, threshold)
 
 
-def _scores(layer: MoELayer, statistics: LayerStatistics | None, recipe: Recipe) -> np.ndarray:
+def _scores(layer: RoutedLayer, statistics: LayerStatistics | None, recipe: Recipe) -> np.ndarray:
     if recipe.criterion == "random":
         return np.random.default_rng([recipe.seed, layer.index]).random(layer.num_experts)
     assert statistics is not None
     return saliency(statistics, recipe.criterion)
 
 
-def _groups(layer: MoELayer) -> list[np.ndarray]:
+def _groups(layer: RoutedLayer) -> list[np.ndarray]:
     """Expert ids of each routing group; routing needs equally many survivors in each."""
     return np.split(np.arange(layer.num_experts), layer.n_group)
 
 
-def _keep_best(layer: MoELayer, score: np.ndarray, count: int) -> list[int]:
+def _keep_best(layer: RoutedLayer, score: np.ndarray, count: int) -> list[int]:
     """The best of each group, ties to the lower id."""
     kept: list[int] = []
     for ids in _groups(layer):
@@ -189,13 +191,13 @@ def _keep_best(layer: MoELayer, score: np.ndarray, count: int) -> list[int]:
     return kept
 
 
-def _removal_costs(layer: MoELayer, score: np.ndarray) -> np.ndarray:
+def _removal_costs(layer: RoutedLayer, score: np.ndarray) -> np.ndarray:
     """Cost of each successive removal of one expert per group: the summed scores of the experts that go."""
     return np.asarray(np.sum([np.sort(score[ids]) for ids in _groups(layer)], axis=0))
 
 
 def _global_counts(
-    layers: Sequence[MoELayer], costs: Sequence[np.ndarray], total: int, recipe: Recipe
+    layers: Sequence[RoutedLayer], costs: Sequence[np.ndarray], total: int, recipe: Recipe
 ) -> tuple[list[int], float]:
     """Counts under one threshold on the removal costs; ends at the total, or just above it where steps are larger.
 
@@ -227,7 +229,7 @@ def _global_counts(
 
 
 def _decide_by_similarity(
-    layers: Sequence[MoELayer],
+    layers: Sequence[RoutedLayer],
     statistics: Sequence[LayerStatistics | None],
     recipe: Recipe,
     counts: list[int],
@@ -254,7 +256,7 @@ def _decide_by_similarity(
 
 
 def _global_star_counts(
-    layers: Sequence[MoELayer], distances: Sequence[np.ndarray], total: int, recipe: Recipe
+    layers: Sequence[RoutedLayer], distances: Sequence[np.ndarray], total: int, recipe: Recipe
 ) -> tuple[list[int], float]:
     if recipe.expert_multiple != 1:
         raise ValueError(
@@ -266,7 +268,7 @@ def _global_star_counts(
     return list(allocation.counts), allocation.threshold
 
 
-def _merge_heights(layer: MoELayer, distances: np.ndarray, linkage: str) -> np.ndarray:
+def _merge_heights(layer: RoutedLayer, distances: np.ndarray, linkage: str) -> np.ndarray:
     """Height of the k-th merge in every group, the highest over groups."""
     return np.asarray(np.max([_dendrogram(distances, ids, linkage)[:, 2] for ids in _groups(layer)], axis=0))
 
@@ -277,7 +279,7 @@ def _dendrogram(distances: np.ndarray, ids: np.ndarray, linkage: str) -> np.ndar
 
 
 def _labels(
-    layer: MoELayer, distances: np.ndarray, count: int, linkage: str, star_threshold: float | None
+    layer: RoutedLayer, distances: np.ndarray, count: int, linkage: str, star_threshold: float | None
 ) -> np.ndarray:
     """Cluster label (lowest expert id) of every expert, with ``count`` clusters spread equally over the groups."""
     labels = np.empty(layer.num_experts, dtype=np.int64)
@@ -294,7 +296,7 @@ def _labels(
 
 
 def _represent(
-    layer: MoELayer, labels: np.ndarray, statistics: LayerStatistics | None, recipe: Recipe
+    layer: RoutedLayer, labels: np.ndarray, statistics: LayerStatistics | None, recipe: Recipe
 ) -> LayerDecision:
     kept: list[int] = []
     members: dict[int, list[int]] = {}
@@ -306,6 +308,8 @@ def _represent(
         cluster = np.flatnonzero(labels == label)
         if len(cluster) == 1:
             kept.append(int(cluster[0]))
+        elif recipe.representative == "router":
+            kept.append(nearest_router_row(layer, [int(i) for i in cluster]))
         elif score is not None:
             kept.append(int(cluster[np.argmax(score[cluster])]))  # argmax takes the lowest id among equals
         elif recipe.representative == "mean" and len(cluster) < recipe.mean_limit:
@@ -316,11 +320,14 @@ def _represent(
     return LayerDecision(sorted(kept), [int(label) for label in labels], members)
 
 
-def nearest_to_mean(layer: MoELayer, cluster: Sequence[int]) -> int:
+def nearest_to_mean(layer: RoutedLayer, cluster: Sequence[int]) -> int:
     """The member whose concatenated weights are nearest to the cluster's mean; ties to the lowest id.
 
-    The mean is formed in float32 and distances are summed in float64.
+    The mean is formed in float32 and distances are summed in float64. The members of a pair are equally far from their
+    mean, so a pair's weights are not read.
     """
+    if len(cluster) <= 2:
+        return min(cluster)
     squared = torch.zeros(len(cluster), dtype=torch.float64)
     for matrix in layer.matrices:
         weights = [matrix.expert(e).detach() for e in cluster]
@@ -329,6 +336,14 @@ def nearest_to_mean(layer: MoELayer, cluster: Sequence[int]) -> int:
             block = torch.stack([w[start : start + rows].to(torch.float32) for w in weights])
             deviation = (block - block.mean(dim=0)).flatten(1)
             squared += deviation.to(torch.float64).square().sum(dim=1).cpu()
-    # The two members of a pair are equally far from their mean, but for rounding.
+    # Members that are equally far from their mean are so but for rounding.
     nearest = squared <= squared.min() * (1 + 1e-6)
+    return min(expert for expert, is_nearest in zip(cluster, nearest.tolist(), strict=True) if is_nearest)
+
+
+def nearest_router_row(layer: RoutedLayer, cluster: Sequence[int]) -> int:
+    """The member whose router row is nearest to the mean of the cluster's rows, in float64; ties to the lowest id."""
+    rows = layer.router_weight.detach()[list(cluster)].to("cpu", torch.float64)
+    squared = (rows - rows.mean(dim=0)).square().sum(dim=1)
+    nearest = squared <= squared.min() * (1 + 1e-12)
     return min(expert for expert, is_nearest in zip(cluster, nearest.tolist(), strict=True) if is_nearest)

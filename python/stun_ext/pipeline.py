@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import stun_ext
 from stun_ext import weight_pruning
 from stun_ext.calibration import collect
 from stun_ext.calibration_data import load_calibration
@@ -28,7 +26,7 @@ from stun_ext.planning import (
     pruned_matrices,
 )
 from stun_ext.recipe import Recipe
-from stun_ext.report import LayerReport, PruneReport
+from stun_ext.report import LayerReport, PruneReport, versions
 from stun_ext.request import (
     ScopedLayer,
     check_finite,
@@ -333,7 +331,7 @@ def _draft(
         threshold=stage1.threshold,
         model_parameters_before=before,
         model_parameters_after=before - removed,
-        versions=_versions(),
+        versions=versions(),
         seconds=clock.seconds,
     )
     report.warnings = _warnings(report, stage1)
@@ -367,10 +365,3 @@ def _warnings(report: PruneReport, stage1: ExpertDecisions) -> list[str]:
 
 def _num_parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _versions() -> dict[str, str]:
-    versions = {"stun_ext": stun_ext.__version__}
-    for name in ("torch", "transformers", "numpy"):
-        versions[name] = importlib.metadata.version(name)
-    return versions

@@ -15,7 +15,7 @@ from typing import Any
 CRITERIA = ("weighted_norm_sum", "reap", "frequency", "man", "msan", "random", "similarity")
 SCORES = ("weighted_norm_sum", "reap", "frequency", "man", "msan")
 LINKAGES = ("star", "complete", "average", "single")
-REPRESENTATIVES = ("nearest", "mean", "score")
+REPRESENTATIVES = ("nearest", "router", "mean", "score")
 PER_LAYER = ("uniform", "global")
 WEIGHT_METHODS = ("wanda", "gated_wanda", "magnitude", "owl", "none")
 WEIGHT_ALLOCATIONS = ("uniform", "owl")
@@ -52,7 +52,8 @@ class Recipe:
     )
     representative: str = _setting(
         "nearest",
-        "Which expert stands for a cluster: nearest to its mean, the mean itself, or the best score.",
+        "Which expert stands for a cluster: its weights or its router row nearest to the mean, the mean itself, or the "
+        "best score.",
         REPRESENTATIVES,
     )
     representative_score: str = _setting(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import stun_ext
 from stun_ext.recipe import Recipe
 
 
@@ -58,6 +60,8 @@ class PruneReport:
     threshold: float | None = None  # of per_layer="global"
     model_parameters_before: int = 0
     model_parameters_after: int = 0
+    bytes_before: int = 0  # of the checkpoint's tensors; 0 for a model in memory
+    bytes_after: int = 0
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -155,6 +159,9 @@ class PruneReport:
                 f"{layer.name[-27:]:<28}{experts:>12}{layer.weight_sparsity:>15.2%} "
                 f"{layer.sparsity:>9.2%}{kurtosis:>22}"
             )
+        if self.bytes_before:
+            verb = "would be" if self.dry_run else "are"
+            lines.append(f"{self.bytes_after:,} of {self.bytes_before:,} bytes of tensors {verb} kept")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -171,6 +178,14 @@ class PruneReport:
 
     def __str__(self) -> str:
         return self.table()
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what decides beside it."""
+    found = {"stun_ext": stun_ext.__version__}
+    for name in ("torch", "transformers", "numpy"):
+        found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _without_nan(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,6 +23,12 @@ Bits: TypeAlias = Literal["bfloat16"] | None
 _MAX_HEADER = 100 << 20  # the format's own limit
 # Stored dtype -> NumPy's name of it; NumPy has no bfloat16, whose bits it holds as uint16.
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# Bits of an element, of the dtypes whose tensors can be checked against their shapes.
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
+    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4,
+    "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,17 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself: its tensors by name, and the byte at which the data starts."""
+    """What a safetensors file says of itself.
+
+    Attributes:
+        tensors: Its tensors by name.
+        data_start: The byte at which the data starts.
+        metadata: Its free-form ``__metadata__``; None where it has none.
+    """
 
     tensors: dict[str, StoredTensor]
     data_start: int
+    metadata: dict[str, str] | None = field(default=None)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -72,9 +85,30 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         entries = None
     if not isinstance(entries, dict):
         raise ValueError(f"[safetensors] {os.fspath(path)} is not a safetensors file")
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", None)
     tensors = {name: _entry(path, name, entry) for name, entry in entries.items()}
-    return Header(tensors, 8 + length)
+    return Header(tensors, 8 + length, metadata if isinstance(metadata, dict) else None)
+
+
+def check_complete(path: str | os.PathLike[str], header: Header) -> None:
+    """Raises ValueError, naming file and tensor, unless the tensors fill the file exactly, each as its shape needs.
+
+    That is what the format demands, so a file cut short, grown or with a damaged header is found without reading it.
+    """
+    where, position = f"[safetensors] {os.fspath(path)}", 0
+    for name, tensor in sorted(header.tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        bits = _BITS.get(tensor.dtype)
+        needed = tensor.bytes if bits is None else -(-math.prod(tensor.shape) * bits // 8)
+        if tensor.begin != position or tensor.bytes != needed:
+            raise ValueError(
+                f"{where}: {name}, {tensor.dtype} {list(tensor.shape)}, must lie at bytes {position:,} to "
+                f"{position + needed:,} of the data, but the header says {tensor.begin:,} to {tensor.end:,}"
+            )
+        position = tensor.end
+    size, expected = os.path.getsize(path), header.data_start + position
+    if size != expected:
+        state = "is truncated" if size < expected else "has bytes after its last tensor"
+        raise ValueError(f"{where} {state}: its header describes {expected:,} bytes, it has {size:,}")
 
 
 def _entry(path: str | os.PathLike[str], name: str, entry: Any) -> StoredTensor:

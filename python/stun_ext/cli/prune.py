@@ -14,6 +14,7 @@ from stun_ext.cli.options import setting
 from stun_ext.cli.session import Session, session
 
 if TYPE_CHECKING:
+    from stun_ext.recipe import Recipe
     from stun_ext.report import PruneReport
 
 
@@ -37,6 +38,14 @@ def prune(
     no_calibration: Annotated[
         bool,
         typer.Option("--no-calibration", help="Use no data at all: router rows and weight magnitudes alone."),
+    ] = False,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming",
+            help="Prune from file to file without loading the model: experts go by their router rows, weights stay as "
+            "they are. MODEL is a directory, or in the hub's cache. A run that was interrupted goes on where it was.",
+        ),
     ] = False,
     sparsity: Annotated[float | None, setting("sparsity")] = None,
     expert_sparsity: Annotated[float | None, setting("expert_sparsity")] = None,
@@ -80,6 +89,17 @@ def prune(
         if no_calibration and calibration is not None:
             raise ValueError(f"[prune] --no-calibration contradicts --calibration {calibration}")
         base, settings = options.read_settings(recipe, given)
+        if streaming:
+            for flag, value, default in (
+                ("calibration", calibration, None),
+                ("device", device, "auto"),
+                ("dtype", dtype, "auto"),
+            ):
+                if value != default:
+                    raise ValueError(f"[prune] --streaming loads no model: it contradicts --{flag} {value}")
+            report = _stream(current, source, out, base, settings, force=force, dry_run=dry_run)
+            _show(current, report, out)
+            return
         asked = {
             "recipe": base,
             "calibration": False if no_calibration else calibration,
@@ -87,9 +107,43 @@ def prune(
             **settings,
         }
         report = _run(current, source, out, asked, device=device, dtype=dtype, force=force)
-        written = None if dry_run else str(out)
-        text = report.table() + ("\nnothing written (dry run)" if dry_run else f"\nwritten to {out}")
-        current.result({"out": written, **report.to_dict()}, text)
+        _show(current, report, out)
+
+
+def _show(current: Session, report: PruneReport, out: Path) -> None:
+    written = None if report.dry_run else str(out)
+    text = report.table() + ("\nnothing written (dry run)" if report.dry_run else f"\nwritten to {out}")
+    current.result({"out": written, **report.to_dict()}, text)
+
+
+def _stream(
+    current: Session,
+    source: ModelSource,
+    out: Path,
+    recipe: Recipe | None,
+    settings: dict[str, Any],
+    *,
+    force: bool,
+    dry_run: bool,
+) -> PruneReport:
+    from stun_ext.streaming import prune_checkpoint
+
+    folder = source.folder()
+    if folder is None:
+        raise ValueError(
+            f"[prune] --streaming needs the files of {source.name} at hand: first, hf download {source.name}"
+        )
+    return prune_checkpoint(
+        folder,
+        out,
+        recipe=recipe,
+        base_model=source.name,
+        force=force,
+        dry_run=dry_run,
+        trust_remote_code=source.trust_remote_code,
+        progress=current.byte_progress,
+        **settings,
+    )
 
 
 def _run(

@@ -14,7 +14,18 @@ from typing import Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 EXIT_FAILURE = 1
 EXIT_REFUSED = 2
@@ -38,15 +49,18 @@ class Session:
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """Shows how far a phase is; the signature is that of the library's ``progress=`` callbacks."""
+        self._show(phase, done, total, MofNCompleteColumn(), TimeElapsedColumn())
+
+    def byte_progress(self, phase: str, done: int, total: int) -> None:
+        """As `progress`, of a phase that counts bytes."""
+        self._show(phase, done, total, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+
+    def _show(self, phase: str, done: int, total: int, *columns: ProgressColumn) -> None:
         if self.quiet:
             return
         if self._progress is None:
             self._progress = Progress(
-                TextColumn("{task.description:<24}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=self._console,
+                TextColumn("{task.description:<24}"), BarColumn(), *columns, console=self._console
             )
             self._progress.start()
         if phase not in self._tasks:

@@ -9,6 +9,7 @@ from .loading import from_pretrained as from_pretrained
 from .moe import ExpertMatrix as ExpertMatrix
 from .moe import MoELayer as MoELayer
 from .moe import MoEModel as MoEModel
+from .moe import RoutedLayer as RoutedLayer
 from .refusals import slicing_refusals as slicing_refusals
 from .routers import StoredRouter as StoredRouter
 from .routers import stored_routers as stored_routers
@@ -20,6 +21,7 @@ __all__ = [
     "ExpertMatrix",
     "MoELayer",
     "MoEModel",
+    "RoutedLayer",
     "SlicePlan",
     "StoredRouter",
     "analyze",

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -22,6 +24,49 @@ _EXPERTS_INTERFACE = (
     "num_experts",
     "_apply_gate",
 )
+
+
+class ExpertWeights(Protocol):
+    """One weight matrix of every expert of a layer, wherever it is stored."""
+
+    def expert(self, e: int) -> torch.Tensor:
+        """Expert `e`'s matrix."""
+
+
+class RoutedLayer(Protocol):
+    """What a choice of experts reads of a layer; `MoELayer` has it for a model in memory."""
+
+    @property
+    def index(self) -> int:
+        """Index of the decoder layer."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for messages."""
+
+    @property
+    def num_experts(self) -> int:
+        """Number of routed experts."""
+
+    @property
+    def top_k(self) -> int:
+        """Experts chosen per token."""
+
+    @property
+    def n_group(self) -> int:
+        """Groups of group-limited routing; 1 without it."""
+
+    @property
+    def topk_group(self) -> int:
+        """Groups chosen per token."""
+
+    @property
+    def router_weight(self) -> torch.Tensor:
+        """The router's rows [E, H]."""
+
+    @property
+    def matrices(self) -> Sequence[ExpertWeights]:
+        """The experts' matrices."""
 
 
 @dataclass

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
 from transformers import PreTrainedConfig
 
-from .moe import MoELayer
+from .moe import MoELayer, RoutedLayer
 
 # Names that model code and configs use for one thing; the module's own attribute wins over the config's.
 _TOP_K = (
@@ -37,11 +36,11 @@ def _read(holders: Iterable[object], names: Sequence[str], layer_index: int = 0)
     return None
 
 
-def read_top_k(modules: Sequence[nn.Module], config: PreTrainedConfig, layer_index: int) -> int | None:
+def read_top_k(modules: Sequence[object], config: object, layer_index: int) -> int | None:
     """The number of experts per token; None when neither the modules nor the config say.
 
     Args:
-        modules: The layer's MoE block and router modules.
+        modules: The layer's MoE block and router modules; any objects with attributes will do.
         config: The text config. A list (one value per layer, as Hunyuan's `moe_topk` can be) is indexed by
             the layer.
         layer_index: The decoder layer's index.
@@ -49,7 +48,7 @@ def read_top_k(modules: Sequence[nn.Module], config: PreTrainedConfig, layer_ind
     return _read((*modules, config), _TOP_K, layer_index)
 
 
-def read_groups(modules: Sequence[nn.Module], config: PreTrainedConfig) -> tuple[int, int]:
+def read_groups(modules: Sequence[object], config: object) -> tuple[int, int]:
     """(number of expert groups, groups chosen per token) of group-limited routing; (1, 1) without it."""
     if any(getattr(module, "topk_method", None) == "greedy" for module in modules):
         return 1, 1  # DeepSeek-V2 ignores its groups under this method
@@ -59,7 +58,7 @@ def read_groups(modules: Sequence[nn.Module], config: PreTrainedConfig) -> tuple
     return n_group, _read((*modules, config), _TOP_K_GROUPS) or 1
 
 
-def legal_expert_counts(layer: MoELayer, multiple: int = 1) -> list[int]:
+def legal_expert_counts(layer: RoutedLayer, multiple: int = 1) -> list[int]:
     """The expert counts a layer can be reduced to, ascending, its present count last.
 
     Legal is K >= top-k and K >= 2. With group-limited routing also K divisible by the number of groups, at
@@ -98,7 +97,7 @@ def check_count(layer: MoELayer, count: int) -> None:
         raise ValueError(f"[plan_slices] {layer.name}: {count} experts: {reason}; legal are {legal}")
 
 
-def _illegal(layer: MoELayer, count: int) -> str | None:
+def _illegal(layer: RoutedLayer, count: int) -> str | None:
     if count < layer.top_k:
         return f"fewer than the {layer.top_k} experts each token chooses"
     if count < 2:

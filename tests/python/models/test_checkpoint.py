@@ -254,7 +254,7 @@ def test_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("failing", ["_patch_config", "_sync", "_carry_over"])
+@pytest.mark.parametrize("failing", ["_patch_config", "sync", "carry_over"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_failure_leaves_what_was_there(failing, existing, error, tmp_path, monkeypatch):
     if existing:
