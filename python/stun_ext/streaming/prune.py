@@ -132,7 +132,7 @@ def _decide(layout: Layout, recipe: Recipe) -> ExpertDecisions:
             raise ValueError(f"[prune_checkpoint] {block.router} holds NaN or Inf")
     if recipe.representative == "nearest" and recipe.criterion == "similarity" and _is_quantised(layout):
         raise ValueError(
-            "[prune_checkpoint] representative must be 'router' for quantised experts, which cannot be averaged, got 'nearest'"
+            "[prune_checkpoint] representative must be 'router' for quantised experts, without a mean, got 'nearest'"
         )
     decisions = expert_pruning.decide(layout.blocks, [None] * len(layout.blocks), recipe)
     if decisions.counts[0] == layout.num_experts:
