@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from stun_ext import safetensors_file
 from stun_ext.safetensors_file import Bits, StoredTensor
@@ -91,12 +92,33 @@ def _map_npy(file: str) -> tuple[npt.NDArray[Any], Bits]:
     import numpy as np
 
     try:
-        rows = np.lib.format.open_memmap(file, mode="r")
-    except (ValueError, EOFError, OSError) as error:
+        with Path(file).open("rb") as content:
+            rows = _mapped(content)
+    except (
+        Exception
+    ) as error:  # NumPy evaluates the header: a damaged one raises TokenError, OverflowError and more
         raise ValueError(f"[open_router] {file} cannot be mapped as a .npy file: {error}") from error
     if rows.dtype == "V2":  # how NumPy writes the bfloat16 of ml_dtypes
         return rows.view(np.uint16), "bfloat16"
     return rows, None
+
+
+def _mapped(content: IO[bytes]) -> npt.NDArray[Any]:
+    """What `numpy.lib.format.open_memmap` gives, which itself divides by an element's size, be it 0."""
+    from numpy import lib, memmap
+
+    readers = {(1, 0): lib.format.read_array_header_1_0, (2, 0): lib.format.read_array_header_2_0}
+    version = lib.format.read_magic(content)
+    if version not in readers:
+        raise ValueError(f"version {version} of the format, which is not one of matrices of numbers")
+    shape, is_fortran, dtype = readers[version](content)
+    if dtype.itemsize == 0 or dtype.hasobject or any(size < 0 for size in shape):
+        raise ValueError(f"{dtype} {list(shape)} is no array of numbers")
+    needed, there = math.prod(shape) * dtype.itemsize, os.fstat(content.fileno()).st_size - content.tell()
+    if needed > there:
+        raise ValueError(f"{dtype} {list(shape)} takes {needed} bytes, but {there} follow the header")
+    order: Literal["F", "C"] = "F" if is_fortran else "C"
+    return memmap(content, dtype, "r", content.tell(), shape, order)
 
 
 def model_routers(

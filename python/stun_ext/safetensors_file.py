@@ -21,6 +21,8 @@ Bits: TypeAlias = Literal["bfloat16"] | None
 """What the bits of an array are where NumPy has no name for it: the argument ``dtype`` of the operations."""
 
 _MAX_HEADER = 100 << 20  # the format's own limit
+_MAX_NDIM = 32  # NumPy 1's limit, far beyond any tensor
+_MAX_SIZE = 2**63 - 1
 # Stored dtype -> NumPy's name of it; NumPy has no bfloat16, whose bits it holds as uint16.
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # Bits of an element, of the dtypes whose tensors can be checked against their shapes.
@@ -78,10 +80,12 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     with Path(path).open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little") if len(start) == 8 else _MAX_HEADER + 1
-        text = file.read(length) if length <= _MAX_HEADER else b""
+        # Not asked for what is not there: Python makes room for all of it first.
+        is_there = length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size - 8)
+        text = file.read(length) if is_there else b""
     try:
-        entries = json.loads(text) if len(text) == length else None
-    except ValueError:
+        entries = json.loads(text) if is_there and len(text) == length else None
+    except (ValueError, RecursionError):  # the latter for what is nested too deeply
         entries = None
     if not isinstance(entries, dict):
         raise ValueError(f"[safetensors] {os.fspath(path)} is not a safetensors file")
@@ -116,8 +120,8 @@ def _entry(path: str | os.PathLike[str], name: str, entry: Any) -> StoredTensor:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         dtype, shape, begin, end = None, (), 0, 0
-    sizes = all(type(size) is int and size >= 0 for size in (*shape, begin, end))
-    if not isinstance(dtype, str) or not sizes or begin > end:
+    sizes = all(type(size) is int and 0 <= size <= _MAX_SIZE for size in (*shape, begin, end))
+    if not isinstance(dtype, str) or not sizes or len(shape) > _MAX_NDIM or begin > end:
         raise ValueError(
             f"[safetensors] {os.fspath(path)}: the header's entry of {name} is damaged: {json.dumps(entry)[:200]}"
         )
@@ -156,7 +160,10 @@ def map_tensor(path: str | os.PathLike[str], name: str, header: Header) -> tuple
         )
     element = np.dtype(_FLOATS[tensor.dtype])
     if tensor.bytes == 0:
-        return np.empty(tensor.shape, element), _bits(tensor)
+        try:
+            return np.empty(tensor.shape, element), _bits(tensor)
+        except ValueError as error:  # beside the 0 a size beyond what NumPy indexes
+            raise ValueError(f"{where}: {name}, {list(tensor.shape)}: {error}") from error
     offset = header.data_start + tensor.begin
     values: npt.NDArray[Any] = np.memmap(path, dtype=element, mode="r", offset=offset, shape=tensor.shape)
     return values if values.flags.aligned else values.copy(), _bits(tensor)
