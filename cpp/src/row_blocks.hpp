@@ -54,6 +54,9 @@ class RowBlocks {
   AlignedVector<std::byte> copy_;
 };
 
+/// Rows that hold anything: without columns there are none, however many there are said to be.
+inline std::int64_t rows_to_visit(const ConstMatrixView& matrix) noexcept { return matrix.cols > 0 ? matrix.rows : 0; }
+
 /// Rows for one task: whole blocks, and only a few tasks for each thread, for each of them allocates its workspace.
 std::int64_t block_rows_per_task(const ConstMatrixView& matrix, const Executor& executor) noexcept;
 

@@ -82,7 +82,7 @@ void wanda_scores(ConstMatrixView weight, Span<const float> input_sq_norm, Matri
       }
     });
   };
-  executor.parallel_for(weight.rows, detail::block_rows_per_task(weight, executor), task);
+  executor.parallel_for(detail::rows_to_visit(weight), detail::block_rows_per_task(weight, executor), task);
 }
 
 }  // namespace stun_ext

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "stun_ext/mask.hpp"
+#include "stun_ext/saliency.hpp"
 #include "support.hpp"
 
 namespace stun_ext::test {
@@ -356,6 +357,15 @@ TEST(NmPrune, MatchesAStableSortPerBlock) {
   expect_nm_pruned(DType::f32, Layout::row_major, 2, 6000, 2999, 3000, 0, true, generator);  // a block beyond a chunk
   expect_nm_pruned(DType::f32, Layout::row_major, 0, 8, 2, 4, 0, true, generator);
   expect_nm_pruned(DType::f32, Layout::transposed, 3, 0, 2, 4, 0, false, generator);
+}
+
+TEST(NmPrune, RowsWithoutColumnsAreNoWork) {
+  constexpr std::int64_t kMany = std::int64_t{1} << 60;
+  const MatrixView empty = {nullptr, kMany, 0, 0, 1, DType::bf16};
+  EXPECT_EQ(nm_prune(empty, {}, 1, kMany), 0);
+  nm_mask(empty, 1, kMany, {nullptr, kMany, 0, 0});
+  apply_mask(empty, {nullptr, kMany, 0, 0});
+  wanda_scores(empty, {}, {nullptr, kMany, 0, 0, 1, DType::f32});
 }
 
 TEST(NmPrune, EachArgumentWrongAlone) {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <mutex>
 
 #include "check.hpp"
 #include "load.hpp"
@@ -34,8 +34,8 @@ GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
     for (std::size_t c = 0; c < cols; ++c) frame.center[c] += row[c] / static_cast<double>(samples);
   }
   // Of all rows, so that no value leaves float32's range.
-  const std::int64_t grain = rows_per_task(rows.cols);
-  std::vector<double> largest(static_cast<std::size_t>((rows.rows + grain - 1) / grain), 0.0);
+  std::mutex mutex;
+  double largest = 0.0;
   auto task = [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> values(cols);
     double most = 0.0;
@@ -43,10 +43,11 @@ GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
       load_block(rows, r, 1, 0, rows.cols, values.data(), rows.cols);
       for (std::size_t c = 0; c < cols; ++c) most = std::max(most, std::abs(values[c] - frame.center[c]));
     }
-    largest[static_cast<std::size_t>(begin / grain)] = most;
+    const std::lock_guard<std::mutex> lock(mutex);
+    largest = std::max(largest, most);
   };
-  executor.parallel_for(rows.rows, grain, task);
-  frame.radius = *std::max_element(largest.begin(), largest.end()) * std::sqrt(static_cast<double>(rows.cols));
+  executor.parallel_for(rows.rows, rows_per_task(rows.cols), task);
+  frame.radius = largest * std::sqrt(static_cast<double>(rows.cols));
   if (frame.radius > 0.0 && std::isfinite(frame.radius)) frame.scale = std::ldexp(1.0, -std::ilogb(frame.radius) - 1);
   return frame;
 }

@@ -103,7 +103,7 @@ void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<co
       }
     });
   };
-  executor.parallel_for(weight.rows, detail::block_rows_per_task(weight, executor), task);
+  executor.parallel_for(detail::rows_to_visit(weight), detail::block_rows_per_task(weight, executor), task);
 }
 
 std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Span<const std::int64_t> prune_counts,
@@ -128,7 +128,7 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
     });
     total_zeros.fetch_add(zeros, std::memory_order_relaxed);
   };
-  executor.parallel_for(weight.rows, detail::block_rows_per_task(weight, executor), task);
+  executor.parallel_for(detail::rows_to_visit(weight), detail::block_rows_per_task(weight, executor), task);
   return total_zeros.load();
 }
 
@@ -147,7 +147,7 @@ void apply_mask(MatrixView weight, MaskView mask, Executor& executor) {
       rows.store(weight);
     });
   };
-  executor.parallel_for(weight.rows, detail::block_rows_per_task(weight, executor), task);
+  executor.parallel_for(detail::rows_to_visit(weight), detail::block_rows_per_task(weight, executor), task);
 }
 
 }  // namespace stun_ext

@@ -44,7 +44,7 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
       }
     });
   };
-  executor.parallel_for(scores.rows, detail::block_rows_per_task(scores, executor), task);
+  executor.parallel_for(detail::rows_to_visit(scores), detail::block_rows_per_task(scores, executor), task);
 }
 
 std::int64_t nm_prune(MatrixView weight, Span<const float> input_sq_norm, std::int64_t n, std::int64_t m,
@@ -81,7 +81,7 @@ std::int64_t nm_prune(MatrixView weight, Span<const float> input_sq_norm, std::i
     });
     total_zeros.fetch_add(zeros, std::memory_order_relaxed);
   };
-  executor.parallel_for(weight.rows, detail::block_rows_per_task(weight, executor), task);
+  executor.parallel_for(detail::rows_to_visit(weight), detail::block_rows_per_task(weight, executor), task);
   return total_zeros.load();
 }
 
