@@ -67,9 +67,10 @@ struct OperationInputs {
     for (std::uint8_t& keep : mask) keep = generator() % 2;
   }
 
-  static LinkageOptions tight_limit() {
+  /// Average linkage has distances between all rows of two clusters at a time, in each thread.
+  static LinkageOptions tight_limit(Linkage method) {
     LinkageOptions options;
-    options.memory_limit = 330000;
+    options.memory_limit = method == Linkage::average ? 1700000 : 330000;
     return options;
   }
 };
@@ -137,7 +138,7 @@ inline const std::vector<Operation>& all_operations() {
         {"star_clusters_rows",
          [](Executor& e) {
            return labels_of(rows, [&](auto& labels) {
-             star_clusters_rows(in.many.view(), 0.5, 1, labels, OperationInputs::tight_limit(), e);
+             star_clusters_rows(in.many.view(), 0.5, 1, labels, OperationInputs::tight_limit(Linkage::single), e);
            });
          }},
         {"allocate_experts",
@@ -212,7 +213,7 @@ inline const std::vector<Operation>& all_operations() {
                      [=](Executor& e) { return bytes_of(linkage_rows(in.rows.view(), method, {}, e)); }});
       all.push_back({"linkage_rows with a memory limit " + number, [=](Executor& e) {
                        std::vector<Merge> merges =
-                           linkage_rows(in.many.view(), method, OperationInputs::tight_limit(), e);
+                           linkage_rows(in.many.view(), method, OperationInputs::tight_limit(method), e);
                        // The last bits of these vary with the number of threads, as documented; the merges do not.
                        const bool is_rounded = method == Linkage::ward || method == Linkage::centroid;
                        for (Merge& merge : merges) {

@@ -22,12 +22,23 @@ using test::Threads;
 constexpr Linkage kMethods[] = {Linkage::single, Linkage::complete, Linkage::average, Linkage::ward, Linkage::centroid};
 constexpr const char* kNames[] = {"single", "complete", "average", "ward", "centroid"};
 
-/// A limit that the matrix of n rows does not fit, with little room for anything else.
-LinkageOptions tight(std::int64_t n, std::int64_t extra = 0) {
+/// A limit that the matrix of n rows does not fit, with little room for anything else. Average linkage has distances
+/// between all rows of two clusters at a time, in each thread.
+LinkageOptions tight(std::int64_t n, Linkage method, std::int64_t extra = 0, int threads = num_threads()) {
   LinkageOptions options;
   options.memory_limit = 65536 + 160 * n + 170000 + extra;
+  if (method == Linkage::average) options.memory_limit += threads * 8 * std::min<std::int64_t>(n * n / 4, 1 << 16);
   return options;
 }
+
+/// Runs a range for each item, which is shorter than it has to be.
+class OneByOne final : public Executor {
+ public:
+  int concurrency() const noexcept override { return 1; }
+  void parallel_for(std::int64_t count, std::int64_t, RangeTask task) override {
+    for (std::int64_t k = 0; k < count; ++k) task(k, k + 1);
+  }
+};
 
 void expect_same(const std::vector<Merge>& actual, const std::vector<Merge>& expected, double tolerance,
                  const std::string& what) {
@@ -63,7 +74,8 @@ TEST(LowMemoryLinkage, EqualsTheMatrixOnRandomRows) {
         for (const Linkage method : kMethods) {
           const std::string what = std::string(kNames[static_cast<int>(method)]) + " n=" + std::to_string(n) +
                                    " d=" + std::to_string(d) + " spread=" + std::to_string(spread);
-          expect_same(linkage_rows(rows.view(), method, tight(n)), linkage_rows(rows.view(), method), 1e-9, what);
+          expect_same(linkage_rows(rows.view(), method, tight(n, method)), linkage_rows(rows.view(), method), 1e-9,
+                      what);
         }
       }
     }
@@ -79,7 +91,8 @@ TEST(LowMemoryLinkage, EqualsTheMatrixOnTies) {
     rows.fill([&](std::int64_t, std::int64_t) { return pick(generator); });
     for (const Linkage method : kMethods) {
       const std::string what = std::string(kNames[static_cast<int>(method)]) + " values=" + std::to_string(values);
-      expect_same(linkage_rows(rows.view(), method, tight(n, 600000)), linkage_rows(rows.view(), method), 1e-12, what);
+      expect_same(linkage_rows(rows.view(), method, tight(n, method, 600000)), linkage_rows(rows.view(), method), 1e-12,
+                  what);
     }
   }
 }
@@ -89,7 +102,7 @@ TEST(LowMemoryLinkage, SameBitsForEveryIsaAndThreadCount) {
   const Matrix rows = clustered(n, d, 0.7, 3, DType::bf16);
   for (const Linkage method : kMethods) {
     // The least memory depends on the number of threads: room for seven.
-    const LinkageOptions options = tight(n, 250000);
+    const LinkageOptions options = tight(n, method, 250000, 7);
     std::vector<Merge> first;
     {
       const ForcedIsa forced(Isa::scalar);
@@ -116,7 +129,7 @@ TEST(LowMemoryLinkage, TakesEveryLayoutAndType) {
       Matrix rows(dtype, n, d, layout);
       rows.fill([&](std::int64_t r, std::int64_t c) { return plain.get(r, c); });
       for (const Linkage method : {Linkage::complete, Linkage::ward}) {
-        expect_same(linkage_rows(rows.view(), method, tight(n)), linkage_rows(plain.view(), method), 1e-9,
+        expect_same(linkage_rows(rows.view(), method, tight(n, method)), linkage_rows(plain.view(), method), 1e-9,
                     name_of(dtype));
       }
     }
@@ -129,7 +142,7 @@ TEST(LowMemoryLinkage, EndsEarlyWhereAsked) {
   for (const Linkage method : kMethods) {
     const std::vector<Merge> all = linkage_rows(rows.view(), method);
     for (const std::int64_t k : {1, 7, 250, 499, 500}) {
-      LinkageOptions options = tight(n);
+      LinkageOptions options = tight(n, method);
       options.n_clusters = k;
       expect_same(linkage_rows(rows.view(), method, options), std::vector<Merge>(all.begin(), all.begin() + (n - k)),
                   1e-9, std::to_string(k));
@@ -137,7 +150,7 @@ TEST(LowMemoryLinkage, EndsEarlyWhereAsked) {
       EXPECT_EQ(linkage_rows(rows.view(), method, options).size(), static_cast<std::size_t>(n - k));
     }
     for (const std::size_t at : {std::size_t{0}, std::size_t{100}, std::size_t{490}}) {
-      LinkageOptions options = tight(n);
+      LinkageOptions options = tight(n, method);
       options.height = 0.5 * (all[at].height + all[at + 1].height);
       std::size_t expected = 0;
       while (expected < all.size() && all[expected].height <= options.height) ++expected;
@@ -166,7 +179,7 @@ TEST(LowMemoryLinkage, CanBeStopped) {
   const std::int64_t n = 900;
   const Matrix rows = clustered(n, 60, 1.0, 6);
   Stopping progress(1);
-  LinkageOptions options = tight(n);
+  LinkageOptions options = tight(n, Linkage::complete);
   options.progress = &progress;
   EXPECT_THROW(linkage_rows(rows.view(), Linkage::complete, options), CancelledError);
 }
@@ -189,12 +202,15 @@ TEST(LowMemoryLinkage, RefusesWhatCannotBe) {
   Matrix huge(DType::f64, 600, 3);
   huge.fill([](std::int64_t r, std::int64_t) { return r == 7 ? 1e200 : 1.0; });
   for (const Linkage method : kMethods) {
-    expect_error([&] { linkage_rows(huge.view(), method, tight(600)); }, {"distances must be at most 1e+150"});
+    expect_error([&] { linkage_rows(huge.view(), method, tight(600, method)); }, {"distances must be at most 1e+150"});
+    OneByOne executor;
+    expect_error([&] { linkage_rows(huge.view(), method, tight(600, method), executor); },
+                 {"distances must be at most 1e+150"});
   }
   expect_error([&] { star_clusters_rows(huge.view(), 1, 1, labels); }, {"distances must be at most 1e+150"});
   Matrix equal(DType::f32, 600, 3);
   equal.fill([](std::int64_t, std::int64_t c) { return static_cast<double>(c); });
-  expect_error([&] { linkage_rows(equal.view(), Linkage::complete, tight(600)); },
+  expect_error([&] { linkage_rows(equal.view(), Linkage::complete, tight(600, Linkage::complete)); },
                {"must hold all pairs that tie for the smallest distance, 0"});
 }
 

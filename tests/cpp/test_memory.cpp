@@ -1,27 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// No allocation in hot loops: the number of allocations of a call does not grow with the work. Its own program, because
-// it counts what operator new is asked for.
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+// No allocation in hot loops: the number of allocations of a call does not grow with the work.
+#include "counted_memory.hpp"
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
 #include "stun_ext/mask.hpp"
 #include "stun_ext/saliency.hpp"
 #include "support.hpp"
-
-namespace {
-std::atomic<std::int64_t> allocations{0};
-}
-
-void* operator new(std::size_t size) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace stun_ext::test {
 namespace {
@@ -30,9 +14,9 @@ namespace {
 template <class Call>
 std::int64_t allocations_of(Call&& call) {
   call();
-  const std::int64_t before = allocations.load();
+  const std::int64_t before = allocations();
   call();
-  return allocations.load() - before;
+  return allocations() - before;
 }
 
 /// `of(size)` is a call on that size: with more work buffers may double a few times more often, and each thread may

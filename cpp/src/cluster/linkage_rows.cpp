@@ -28,6 +28,16 @@ void check_options(const LinkageOptions& options, std::int64_t n) {
   detail::check_memory_limit(kOperation, options.memory_limit);
 }
 
+/// Whether all distances may be held at once. Shapes that there are no distances of are refused behind this.
+bool matrix_fits(const ConstMatrixView& rows, std::int64_t memory_limit, int threads) noexcept {
+  constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // MemoryPlan refuses more
+  if (rows.rows < 1 || rows.cols < 1) return true;
+  if (rows.rows > kMostRows) return false;
+  const double matrix = detail::ClusterDistances::bytes(rows.rows);
+  if (memory_limit <= 0) return matrix <= kMatrixUpTo;
+  return matrix + detail::AllDistances::bytes(rows, threads) <= static_cast<double>(memory_limit);
+}
+
 }  // namespace
 
 std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const LinkageOptions& options,
@@ -35,9 +45,7 @@ std::vector<Merge> linkage_rows(ConstMatrixView rows, Linkage method, const Link
   detail::check_method(method);
   check_options(options, std::max<std::int64_t>(rows.rows, 1));
   const std::int64_t n = rows.rows;
-  const double limit = options.memory_limit > 0 ? static_cast<double>(options.memory_limit) : kMatrixUpTo;
-  constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // MemoryPlan refuses more
-  const bool fits = n <= kMostRows && detail::ClusterDistances::bytes(std::max<std::int64_t>(n, 1)) <= limit;
+  const bool fits = matrix_fits(rows, options.memory_limit, executor.concurrency());
   const detail::Stop stop = {options.n_clusters, options.height};
   detail::Ticker ticker(kOperation, options.progress);
   if (!fits) {

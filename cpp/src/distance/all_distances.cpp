@@ -71,10 +71,21 @@ class StripPairs {
         executor_(executor),
         tile_(tile_rows(source.rows().rows, source.rows().cols, executor.concurrency())) {}
 
+  static double bytes(const ConstMatrixView& rows, int threads) noexcept {
+    const std::int64_t tile = tile_rows(rows.rows, rows.cols, threads), strip = strip_rows(rows.rows, tile);
+    const bool is_one = strip >= rows.rows;
+    const std::int64_t side = (strip + tile - 1) / tile, tiles = is_one ? side * (side + 1) / 2 : side * side;
+    std::int64_t panel = DistancePanel::size(distance_kernels(), strip, std::min(rows.cols, cols_of_panel(strip)));
+    if (rows.cols > cols_of_panel(strip))
+      panel = std::max(panel, kPanelValues + kPanelValues / 8);  // of the last strip
+    const std::int64_t pairs = tile * tile / 3;  // of a tile, by differences one by one: in a list that grows
+    return 8.0 * static_cast<double>(3 * tile * tile * tiles + panel * (is_one ? 1 : 2) + 8 * pairs * threads) +
+           static_cast<double>(sizeof(Tile)) * 3.0 * static_cast<double>(tiles);
+  }
+
   void run() {
     const std::int64_t n = source_.rows().rows;
-    const std::int64_t strips = (n + kStripRows - 1) / kStripRows;
-    const std::int64_t strip = up_to((n + strips - 1) / strips, tile_);
+    const std::int64_t strip = strip_rows(n, tile_);
     for (std::int64_t i = 0; i < n; i += strip) {
       for (std::int64_t j = i; j < n; j += strip) run({i, std::min(strip, n - i)}, {j, std::min(strip, n - j)});
     }
@@ -91,6 +102,14 @@ class StripPairs {
     double* block;           ///< one block of them
     bool needs_differences;  ///< for many of its pairs
   };
+
+  static std::int64_t strip_rows(std::int64_t n, std::int64_t tile) noexcept {
+    const std::int64_t strips = (n + kStripRows - 1) / kStripRows;
+    return up_to((n + strips - 1) / strips, tile);
+  }
+  static std::int64_t cols_of_panel(std::int64_t rows) noexcept {
+    return std::max<std::int64_t>(1, kPanelValues / rows / kBlockCols) * kBlockCols;
+  }
 
   void run(Strip a, Strip b) {
     std::vector<Tile> tiles = tiles_of(a, b);
@@ -139,7 +158,7 @@ class StripPairs {
   // Sums over the columns, some after the others, and hands on what is done with then.
   void sum(Term term, Strip a, Strip b, std::vector<Tile>& tiles) {
     const std::int64_t all = source_.rows().cols;
-    const std::int64_t step = std::max<std::int64_t>(1, kPanelValues / a.count / kBlockCols) * kBlockCols;
+    const std::int64_t step = cols_of_panel(a.count);
     for (std::int64_t col = 0; col < all; col += step) {
       const std::int64_t cols = std::min(step, all - col);
       packed_a_.pack(source_, a.first, a.count, col, cols, executor_);
@@ -205,13 +224,25 @@ void check_rows(const char* operation, const ConstMatrixView& rows, Executor& ex
 
 // Few rows: threads share out the columns. Each packs a block of all rows into memory that stays in its cache, and sums
 // the block for all pairs; the blocks are then added in order.
-bool AllDistances::is_small() const noexcept { return rows_.rows <= kTiles[0] && rows_.cols >= Rule::kProductCols; }
+bool AllDistances::is_small(const ConstMatrixView& rows) noexcept {
+  return rows.rows <= kTiles[0] && rows.cols >= Rule::kProductCols;
+}
+
+double AllDistances::bytes(const ConstMatrixView& rows, int threads) noexcept {
+  const double norms = 8.0 * static_cast<double>(rows.rows);
+  if (!is_small(rows)) return norms + StripPairs::bytes(rows, threads);
+  const std::int64_t values = rows.rows * kTiles[0] + kTiles[0] * kTiles[3];
+  const std::int64_t blocks = (rows.cols + kBlockCols - 1) / kBlockCols;
+  const std::int64_t panel = DistancePanel::size(distance_kernels(), rows.rows, std::min(rows.cols, kBlockCols));
+  return norms + 8.0 * static_cast<double>(values * (2 + std::min<std::int64_t>(blocks, up_to(16, threads))) +
+                                           (panel + 1) * threads);
+}
 
 AllDistances::AllDistances(const char* operation, const ConstMatrixView& rows, Executor& executor)
     : rows_(rows), source_(distance_kernels(), rows_), executor_(executor) {
   check_rows_shape(operation, rows);
   norms_.resize(static_cast<std::size_t>(rows_.rows));
-  if (is_small()) {
+  if (is_small(rows_)) {
     products_ = sum_blocks(Term::product);
     for (std::int64_t row = 0; row < rows_.rows; ++row) {
       norms_[static_cast<std::size_t>(row)] = products_.data()[row * kTiles[0] + row];
@@ -283,7 +314,7 @@ void AllDistances::for_each_of_small(const TileSink& sink) {
 }
 
 void AllDistances::for_each(const TileSink& sink) {
-  if (is_small()) return for_each_of_small(sink);
+  if (is_small(rows_)) return for_each_of_small(sink);
   StripPairs(source_, norms_, sink, executor_).run();
 }
 

@@ -40,6 +40,9 @@ class SquaredDistanceBlock {
  public:
   explicit SquaredDistanceBlock(std::int64_t cols) : cols_(cols) {}
 
+  /// Bytes that the workspace takes, the norms of up to `rows` rows among it.
+  static double bytes(std::int64_t cols, std::int64_t rows) noexcept;
+
   /// out[i · nb + j] for rows a[i] and b[j].
   void compute(const ConstMatrixView& rows, const std::uint32_t* a, std::int64_t na, const std::uint32_t* b,
                std::int64_t nb, double* out);
@@ -66,6 +69,9 @@ class AllDistances {
   AllDistances(const char* operation, const ConstMatrixView& rows, Executor& executor);
   AllDistances(const AllDistances&) = delete;
 
+  /// Bytes that it takes, at most.
+  static double bytes(const ConstMatrixView& rows, int threads) noexcept;
+
   /// ‖x‖² of each row.
   const std::vector<double>& squared_norms() const noexcept { return norms_; }
 
@@ -73,7 +79,7 @@ class AllDistances {
   void for_each(const TileSink& sink);
 
  private:
-  bool is_small() const noexcept;
+  static bool is_small(const ConstMatrixView& rows) noexcept;
   LineBuffer sum_blocks(Term term) const;
   void for_each_of_small(const TileSink& sink);
 

@@ -110,6 +110,12 @@ void squared_differences(const RowSource& source, const std::vector<RowPair>& pa
   }
 }
 
+double SquaredDistanceBlock::bytes(std::int64_t cols, std::int64_t rows) noexcept {
+  if (cols < Rule::kProductCols) return 0.0;
+  const std::int64_t panel = DistancePanel::size(distance_kernels(), kTileRows, std::min(cols, kBlockCols));
+  return 8.0 * static_cast<double>(2 * panel + 2 * kTileRows * kTileRows + rows);
+}
+
 void SquaredDistanceBlock::compute(const ConstMatrixView& rows, const std::uint32_t* a, std::int64_t na,
                                    const std::uint32_t* b, std::int64_t nb, double* out) {
   constexpr std::int64_t kWorthPacking = 12;  // rows on either side

@@ -9,6 +9,11 @@
 #include "load.hpp"
 
 namespace stun_ext::detail {
+namespace {
+
+constexpr std::int64_t kMeanRows = 64;  // of each cluster at a time, for the mean of all their distances
+
+}  // namespace
 
 CentroidSums::CentroidSums(const ConstMatrixView& rows, const Forest& forest, double memory)
     : rows_(rows), forest_(forest), place_(static_cast<std::size_t>(2 * rows.rows - 1), kNone) {
@@ -82,6 +87,16 @@ ClusterDistance::ClusterDistance(const ConstMatrixView& rows, Linkage method, co
   if (sums != nullptr) centroids_.resize(static_cast<std::size_t>(2 * rows.cols));
 }
 
+// Complete linkage looks at few pairs at a time: see kLazyPairsAtMost.
+double ClusterDistance::bytes(std::int64_t n, std::int64_t d, Linkage method) noexcept {
+  if (method == Linkage::single || method == Linkage::complete) return 8.0 * static_cast<double>(kLazyPairsAtMost);
+  const double half = 0.5 * static_cast<double>(n);
+  const double pairs = std::min(half * half, static_cast<double>(recurrence_pairs(method)));
+  const double centroids = method == Linkage::average ? 0.0 : 16.0 * static_cast<double>(d);
+  return 8.0 * std::max(pairs, static_cast<double>(kMeanRows * kMeanRows)) + centroids +
+         SquaredDistanceBlock::bytes(d, 2 * kMeanRows);
+}
+
 double ClusterDistance::operator()(std::uint32_t a, std::uint32_t b) {
   if (forest_.is_row(a) && forest_.is_row(b)) return std::sqrt(squared_distance(rows_, a, b));
   if (method_ == Linkage::complete) return largest(a, b);
@@ -120,7 +135,7 @@ double ClusterDistance::largest(std::uint32_t a, std::uint32_t b) {
 double ClusterDistance::mean(std::uint32_t a, std::uint32_t b) {
   collect(a, members_a_);
   collect(b, members_b_);
-  constexpr std::size_t kRows = 64;
+  constexpr auto kRows = static_cast<std::size_t>(kMeanRows);
   matrix_.resize(std::max(matrix_.size(), kRows * kRows));
   double total = 0.0;
   for (std::size_t i = 0; i < members_a_.size(); i += kRows) {

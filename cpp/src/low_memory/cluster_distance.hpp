@@ -87,6 +87,9 @@ class ClusterDistance {
     return method == Linkage::average ? 1 << 16 : 1 << 10;  // the mean costs as many distances, centroids do not
   }
 
+  /// Bytes that its workspace grows to for clusters of n rows of d columns, what it takes for each row aside.
+  static double bytes(std::int64_t n, std::int64_t d, Linkage method) noexcept;
+
   /// Distances between rows, or as much work, that operator() takes for clusters of so many rows.
   static double cost(Linkage method, double size_a, double size_b) noexcept {
     const double pairs = size_a * size_b;

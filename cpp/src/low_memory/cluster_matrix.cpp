@@ -51,6 +51,11 @@ struct Side {
 
 }  // namespace
 
+double average_distances_bytes(std::int64_t n, std::int64_t d, std::int64_t rows_of_block) noexcept {
+  return ClusterDistance::bytes(n, d, Linkage::average) + SquaredDistanceBlock::bytes(d, 2 * rows_of_block) +
+         8.0 * static_cast<double>(rows_of_block * rows_of_block);
+}
+
 void average_distances(const ConstMatrixView& rows, const Forest& forest, const std::vector<std::uint32_t>& ids,
                        std::int64_t rows_of_block, ClusterDistances& out, Executor& executor, Ticker& ticker) {
   const std::vector<Group> groups = groups_of(forest, ids, rows_of_block);

@@ -19,4 +19,7 @@ namespace stun_ext::detail {
 void average_distances(const ConstMatrixView& rows, const Forest& forest, const std::vector<std::uint32_t>& ids,
                        std::int64_t rows_of_block, ClusterDistances& out, Executor& executor, Ticker& ticker);
 
+/// Bytes that a thread takes for it at most, what it takes for each row aside.
+double average_distances_bytes(std::int64_t n, std::int64_t d, std::int64_t rows_of_block) noexcept;
+
 }  // namespace stun_ext::detail

@@ -21,6 +21,8 @@ constexpr double kBytesPerRow = 192.0;  // the forest, the clusters' places and 
 constexpr double kBytesAtLeast = 65536.0;
 constexpr std::int64_t kMatrixBlock = 256;  // rows
 
+std::int64_t matrix_block(std::int64_t block_rows) noexcept { return std::min(block_rows / 2, kMatrixBlock); }
+
 bool is_by_centroid(Linkage method) noexcept { return method == Linkage::ward || method == Linkage::centroid; }
 
 /// Fills a matrix with all pairs of a pass.
@@ -189,8 +191,7 @@ class Rounds {
       MatrixConsumer consumer(distances);
       NearPairsPass(rows_, frame_, method_, forest_, sums_.get(), pass_plan()).run(ids_, consumer, executor_, ticker_);
     } else {
-      average_distances(rows_, forest_, ids_, std::min<std::int64_t>(plan_.block_rows / 2, kMatrixBlock), distances,
-                        executor_, ticker_);
+      average_distances(rows_, forest_, ids_, matrix_block(plan_.block_rows), distances, executor_, ticker_);
     }
     Clusters clusters;
     clusters.next_id = rows_.rows + rows_.rows - count();
@@ -225,8 +226,13 @@ double fixed_bytes(std::int64_t n, std::int64_t d) noexcept {
   return kBytesAtLeast + kBytesPerRow * static_cast<double>(n) + 64.0 * static_cast<double>(d);
 }
 
-double pass_bytes(std::int64_t rows, std::int64_t d, Linkage method, int threads) noexcept {
-  return NearPairsPass::bytes(d, method, {rows, 1}, threads);
+/// What a pass takes or the merges after it, one after the other, beside the pairs. A pass keeps one block more for
+/// each of the super blocks.
+double work_bytes(std::int64_t n, std::int64_t d, std::int64_t block_rows, std::int64_t super_blocks, Linkage method,
+                  int threads) noexcept {
+  double merging = ClusterDistance::bytes(n, d, method);
+  if (method == Linkage::average) merging = average_distances_bytes(n, d, matrix_block(block_rows));
+  return std::max(NearPairsPass::bytes(d, method, {block_rows, super_blocks}, threads), merging * threads);
 }
 
 constexpr std::int64_t kLeastRows = 16;
@@ -241,7 +247,8 @@ MemoryPlan MemoryPlan::of(const char* operation, std::int64_t asked, double usua
   const std::int64_t n = rows.rows, d = rows.cols;
   if (n > std::int64_t{1} << 30) fail(operation, "rows must be at most 2^30 in number, got ", n);
   MemoryPlan plan;
-  const double least = fixed_bytes(n, d) + pass_bytes(kLeastRows, d, method, threads) + kLeastPairs * kBytesPerPair;
+  const double least =
+      fixed_bytes(n, d) + work_bytes(n, d, kLeastRows, 1, method, threads) + kLeastPairs * kBytesPerPair;
   const double limit = asked > 0 ? static_cast<double>(asked) : std::max(usual, least);
   if (limit < least) {
     fail(operation, "memory_limit must be at least ", static_cast<std::int64_t>(std::ceil(least)), " bytes for ", n,
@@ -251,16 +258,18 @@ MemoryPlan MemoryPlan::of(const char* operation, std::int64_t asked, double usua
   plan.block_rows = kLeastRows;
   for (std::int64_t block = 512; block > kLeastRows; block /= 2) {
     if (n <= block / 2) continue;  // smaller ones hold all rows, too
-    if (pass_bytes(block, d, method, threads) > 0.3 * free) continue;
+    if (NearPairsPass::bytes(d, method, {block, 1}, threads) > 0.3 * free) continue;
+    if (work_bytes(n, d, block, 1, method, threads) > free - kLeastPairs * kBytesPerPair) continue;
     plan.block_rows = block;
     break;
   }
-  const double left = free - pass_bytes(plan.block_rows, d, method, threads);
+  const double left = free - NearPairsPass::bytes(d, method, {plan.block_rows, 1}, threads);
   const double panel = GramPanel::bytes(plan.block_rows, d);
   const auto blocks = static_cast<double>(n / plan.block_rows);
   plan.super_blocks = 1 + static_cast<std::int64_t>(std::min(0.25 * left / panel, blocks));
-  plan.sums = is_by_centroid(method) ? 0.4 * left : 0.0;
-  const double rest = left - panel * static_cast<double>(plan.super_blocks - 1) - plan.sums;
+  const double beside = free - work_bytes(n, d, plan.block_rows, plan.super_blocks, method, threads);
+  plan.sums = is_by_centroid(method) ? 0.4 * beside : 0.0;
+  const double rest = beside - plan.sums;
   const double all = 0.5 * static_cast<double>(n) * static_cast<double>(n - 1) + 2.0;
   plan.pairs = static_cast<std::size_t>(std::min({rest / kBytesPerPair, all, kMostPairs}));
   // Exact distances by Ward and centroid cost more than bounds that few of which are ever looked at: pairs to the end.

@@ -32,7 +32,7 @@ double NearPairsPass::bytes(std::int64_t cols, Linkage method, PassPlan plan, in
   const auto r = static_cast<double>(plan.block_rows + kGramPadding);
   const double a = GramPanel::bytes(plan.block_rows, cols) * static_cast<double>(plan.super_blocks);
   const double b = GramPanel::bytes(plan.block_rows, cols) + 4.0 * r * r + 16.0 * r +
-                   sizeof(NearPair) * static_cast<double>(kPairsAtATime) +
+                   sizeof(NearPair) * (static_cast<double>(kPairsAtATime) + r) +
                    8.0 * static_cast<double>(cols) * (by_centroid ? r + 3.0 : 1.0);
   return a + b * threads;
 }
@@ -89,6 +89,7 @@ void NearPairsPass::pack(const Block& block, GramPanel& panel, std::vector<doubl
   }
   std::vector<std::uint32_t> index(static_cast<std::size_t>(block.count()));
   std::iota(index.begin(), index.end(), 0u);
+  centroids.reserve(static_cast<std::size_t>(plan_.block_rows * rows_.cols));  // once: later blocks may be larger
   centroids.resize(index.size() * static_cast<std::size_t>(rows_.cols));
   for (const std::uint32_t k : index) {
     sums_->centroid(ids_[items_[static_cast<std::size_t>(block.begin) + k]],

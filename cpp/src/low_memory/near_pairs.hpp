@@ -40,7 +40,8 @@ class NearPairsPass {
 
  private:
   static constexpr std::uint32_t kNone = 0xffffffffu;
-  static constexpr std::size_t kPairsAtATime = 1024;  ///< that a thread collects before it hands them on
+  /// So many, and those of one more row, a thread collects before it hands them on.
+  static constexpr std::size_t kPairsAtATime = 1024;
 
   /// Items that are multiplied together: of whole clusters, or some of one cluster that is larger than a block.
   struct Block {
@@ -63,11 +64,13 @@ class NearPairsPass {
   void multiply(const Block& block_a, const GramPanel& a, const Block& block_b, double limit, Workspace& work) const;
   void reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, double limit,
               Workspace& work, PairConsumer& sink);
-  void reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work, double limit) const;
+  void reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work, double limit,
+                    PairConsumer& sink) const;
   void add_item_pair(const Block& block_a, std::int64_t i, const Block& block_b, std::int64_t j, Workspace& work,
                      double limit) const;
   void reduce_groups(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, Workspace& work,
-                     double limit);
+                     double limit, PairConsumer& sink);
+  static void hand_on_many(std::vector<NearPair>& found, PairConsumer& sink);
   double lower_bound(std::int64_t i, std::int64_t j, const Workspace& work) const;
   double extreme(const GramPanel& a, const Block& block_a, std::int64_t i0, std::int64_t i1, const Block& block_b,
                  std::int64_t j0, std::int64_t j1, Workspace& work) const;
@@ -100,7 +103,9 @@ struct NearPairsPass::Workspace {
         limit_a(static_cast<std::size_t>(block_rows)),
         lower_a(limit_a.size()),
         half_b(limit_a.size()),
-        folded(limit_a.size()) {}
+        folded(limit_a.size()) {
+    found.reserve(kPairsAtATime + static_cast<std::size_t>(block_rows));
+  }
 
   GramPanel panel;                ///< block B
   std::vector<double> centroids;  ///< to pack it from

@@ -15,18 +15,20 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 void NearPairsPass::reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, double limit,
                            Workspace& work, PairConsumer& sink) {
   if (by_centroid_ || (is_single(block_a) && is_single(block_b))) {
-    reduce_items(block_a, block_b, is_same, work, limit);
+    reduce_items(block_a, block_b, is_same, work, limit, sink);
   } else {
-    reduce_groups(block_a, a, block_b, is_same, work, limit);
-  }
-  if (work.found.size() >= kPairsAtATime) {
-    sink.take(work.found);
-    work.found.clear();
+    reduce_groups(block_a, a, block_b, is_same, work, limit, sink);
   }
 }
 
+void NearPairsPass::hand_on_many(std::vector<NearPair>& found, PairConsumer& sink) {
+  if (found.size() < kPairsAtATime) return;
+  sink.take(found);
+  found.clear();
+}
+
 void NearPairsPass::reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work,
-                                 double limit) const {
+                                 double limit, PairConsumer& sink) const {
   constexpr std::int64_t kChunk = 32;
   const float* half_b = work.half_b.data();
   const std::int64_t count = block_b.count();
@@ -42,6 +44,7 @@ void NearPairsPass::reduce_items(const Block& block_a, const Block& block_b, boo
         if (dots[j] > limit_a + half_b[j]) add_item_pair(block_a, i, block_b, j, work, limit);
       }
     }
+    hand_on_many(work.found, sink);
   }
 }
 
@@ -76,7 +79,7 @@ double NearPairsPass::lower_bound(std::int64_t i, std::int64_t j, const Workspac
 }
 
 void NearPairsPass::reduce_groups(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same,
-                                  Workspace& work, double limit) {
+                                  Workspace& work, double limit, PairConsumer& sink) {
   const std::int64_t count = block_b.count();
   const float* half_b = work.half_b.data();
   float* folded = work.folded.data();
@@ -147,6 +150,7 @@ void NearPairsPass::reduce_groups(const Block& block_a, const GramPanel& a, cons
         work.found.push_back({value, std::min(c, e) & 0x7fffffffu, is_bound, std::max(c, e)});
       }
     }
+    hand_on_many(work.found, sink);
   }
 }
 
@@ -202,6 +206,7 @@ void NearPairsPass::emit_partials(PairConsumer& sink) {
         found.push_back(
             {value, std::min(place, other) & 0x7fffffffu, method_ == Linkage::average, std::max(place, other)});
       }
+      hand_on_many(found, sink);
     }
     std::vector<double>().swap(partials_[big]);
   }

@@ -64,6 +64,10 @@ SparseAgglomeration::SparseAgglomeration(std::vector<NearPair> pairs, double lim
     segments_[place].size = 0;
     list_.push_back({place, place});
   }
+  if (method == Linkage::centroid) {  // room to learn, one after the other: each is twice there while it grows
+    edges_.reserve(room);
+    listed_.reserve(2 * room);
+  }
   listed_.resize(begin);
   for (std::size_t index = 0; index < edges_.size(); ++index) {
     for (const std::uint32_t place : {static_cast<std::uint32_t>(edges_[index].low), edges_[index].high}) {
@@ -72,8 +76,6 @@ SparseAgglomeration::SparseAgglomeration(std::vector<NearPair> pairs, double lim
     }
   }
   if (method == Linkage::centroid) {
-    edges_.reserve(room);
-    listed_.reserve(2 * room);
     variance_.assign(ids.size(), 0.0);
     knows_all_.assign(ids.size(), 0);
   }

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <unordered_set>
 #include <vector>
 
 #include "check.hpp"
@@ -45,7 +44,8 @@ class AllPairs final : public detail::PairConsumer {
   std::vector<detail::NearPair> pairs_;
 };
 
-/// Which pairs are near, as sorted lists of neighbours.
+/// Which pairs are near, as sorted lists of neighbours; a blocked one counts as far. Rows are fewer than 2^31, so that
+/// there is a bit for that.
 class NearGraph {
  public:
   NearGraph(const std::vector<detail::NearPair>& pairs, std::size_t n) : start_(n + 1, 0) {
@@ -63,14 +63,24 @@ class NearGraph {
     for (std::size_t row = 0; row < n; ++row) std::sort(begin(row), begin(row + 1));
   }
 
-  bool has(std::uint32_t a, std::uint32_t b) const { return std::binary_search(begin(a), begin(a + 1), b); }
+  bool has(std::uint32_t a, std::uint32_t b) {
+    const auto at = find(a, b);
+    return at != begin(a + 1) && *at == b;
+  }
+  /// Of two that are near.
+  void block(std::uint32_t a, std::uint32_t b) {
+    *find(a, b) |= kBlocked;
+    *find(b, a) |= kBlocked;
+  }
 
  private:
+  static constexpr std::uint32_t kBlocked = 0x80000000u;
   std::vector<std::uint32_t>::iterator begin(std::size_t row) {
     return neighbour_.begin() + static_cast<std::ptrdiff_t>(start_[row]);
   }
-  std::vector<std::uint32_t>::const_iterator begin(std::size_t row) const {
-    return neighbour_.begin() + static_cast<std::ptrdiff_t>(start_[row]);
+  std::vector<std::uint32_t>::iterator find(std::size_t row, std::uint32_t other) {
+    return std::lower_bound(begin(row), begin(row + 1), other,
+                            [](std::uint32_t entry, std::uint32_t wanted) { return (entry & ~kBlocked) < wanted; });
   }
   std::vector<std::size_t> start_;
   std::vector<std::uint32_t> neighbour_;
@@ -107,20 +117,14 @@ std::int64_t star_clusters_rows(ConstMatrixView rows, double threshold, std::int
         .run(ids, consumer, executor, ticker);
   }
   const std::vector<detail::NearPair> pairs = consumer.sorted();
-  const NearGraph graph(pairs, static_cast<std::size_t>(n));
+  NearGraph graph(pairs, static_cast<std::size_t>(n));
 
   // The rule as star_clusters has it: a pair that fails its test is infinitely far in later ones.
-  std::unordered_set<std::uint64_t> blocked;
-  const auto key = [](std::uint32_t a, std::uint32_t b) {
-    return static_cast<std::uint64_t>(std::min(a, b)) << 32 | std::max(a, b);
-  };
   std::vector<std::vector<std::uint32_t>> members(static_cast<std::size_t>(n));
   for (std::uint32_t row = 0; row < members.size(); ++row) members[row].assign(1, row);
   std::iota(labels.begin(), labels.end(), std::int64_t{0});
   const auto is_near_all = [&](std::uint32_t row, const std::vector<std::uint32_t>& others) {
-    return std::all_of(others.begin(), others.end(), [&](std::uint32_t other) {
-      return graph.has(row, other) && blocked.count(key(row, other)) == 0;
-    });
+    return std::all_of(others.begin(), others.end(), [&](std::uint32_t other) { return graph.has(row, other); });
   };
   std::int64_t clusters = n;
   for (const detail::NearPair& pair : pairs) {
@@ -129,7 +133,7 @@ std::int64_t star_clusters_rows(ConstMatrixView rows, double threshold, std::int
     auto lower = static_cast<std::size_t>(labels[i]), higher = static_cast<std::size_t>(labels[j]);
     if (lower == higher) continue;
     if (!is_near_all(j, members[lower]) || !is_near_all(i, members[higher])) {
-      blocked.insert(key(i, j));
+      graph.block(i, j);
       continue;
     }
     if (lower > higher) std::swap(lower, higher);
