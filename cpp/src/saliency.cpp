@@ -13,7 +13,7 @@
 namespace stun_ext {
 namespace detail {
 AlignedVector<float> check_wanda(const char* operation, const ConstMatrixView& weight,
-                                 const Span<const float>& input_sq_norm, Executor& executor) {
+                                 const Span<const float>& input_sq_norm) {
   check_view(operation, "weight", weight, {DType::f32, DType::f16, DType::bf16});
   if (!input_sq_norm.empty() && static_cast<std::int64_t>(input_sq_norm.size()) != weight.cols) {
     fail(operation, "input_sq_norm must hold one value for each of the ", weight.cols, " columns, got ",
@@ -27,7 +27,6 @@ AlignedVector<float> check_wanda(const char* operation, const ConstMatrixView& w
     }
     norm[c] = std::sqrt(value);
   }
-  check_finite(operation, "weight", weight, executor);
   return norm;
 }
 
@@ -46,14 +45,11 @@ void Scoring::keys(const void* row, std::int64_t count, std::int32_t* out) const
   }
 }
 
-void Scoring::uppers(const void* row, std::int64_t count, std::int16_t* out) const noexcept {
-  if (dtype == DType::f32) {
-    kernels->uppers_f32(static_cast<const float*>(row), norm, count, out);
-  } else if (dtype == DType::f16) {
-    kernels->uppers_f16(static_cast<const std::uint16_t*>(row), norm, count, out);
-  } else {
-    kernels->uppers_bf16(static_cast<const std::uint16_t*>(row), norm, count, out);
-  }
+bool Scoring::uppers(const void* row, std::int64_t count, std::int16_t* out) const noexcept {
+  if (dtype == DType::f32) return kernels->uppers_f32(static_cast<const float*>(row), norm, count, out);
+  const auto* bits = static_cast<const std::uint16_t*>(row);
+  return dtype == DType::f16 ? kernels->uppers_f16(bits, norm, count, out)
+                             : kernels->uppers_bf16(bits, norm, count, out);
 }
 
 }  // namespace detail
@@ -65,7 +61,8 @@ void wanda_scores(ConstMatrixView weight, Span<const float> input_sq_norm, Matri
                  "]");
   }
   detail::check_writable_view(kOperation, "out", out, {DType::f32});
-  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm);
+  detail::check_finite(kOperation, "weight", weight, executor);
   const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   const detail::Scoring scoring = detail::Scoring::of(weight, norm, kernels);
   auto task = [&](std::int64_t begin, std::int64_t end) {

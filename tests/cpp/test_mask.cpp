@@ -142,8 +142,16 @@ TEST(WandaMask, MatchesAStableSortAtEveryDtypeLayoutSizeAndKind) {
   std::mt19937 generator(1);
   for (const DType dtype : kWeightTypes) {
     for (const Layout layout : kLayouts) {
-      for (const auto& [rows, cols] :
-           {std::pair<int, int>{1, 1}, {5, 2}, {6, 3}, {5, 15}, {7, 16}, {5, 17}, {40, 33}, {66, 64}, {6, 900}}) {
+      for (const auto& [rows, cols] : {std::pair<int, int>{1, 1},
+                                       {5, 2},
+                                       {6, 3},
+                                       {5, 15},
+                                       {7, 16},
+                                       {5, 17},
+                                       {40, 33},
+                                       {66, 64},
+                                       {41, 300},
+                                       {6, 900}}) {
         for (int kind = 0; kind < kKinds; ++kind) {
           for (const bool with_norm : {false, true}) {
             expect_pruned(dtype, layout, rows, cols, kind, with_norm, generator);
@@ -230,12 +238,43 @@ TEST(WandaMask, EachArgumentWrongAlone) {
   expect_error([&] { wanda_mask(wide.view(), squares, counts, mask.view); }, {"weight must be one of", "float64"});
   expect_error([&] { wanda_prune(wide.view(), squares, counts); }, {"weight must be one of", "float64"});
   EXPECT_EQ(weight.bytes(), weight_before);
+  EXPECT_EQ(mask.bytes, mask_before);
   weight.set(1, 1, kNaN);
-  expect_error([&] { wanda_mask(weight.view(), squares, counts, mask.view); }, {"[wanda_mask]", "row 1, column 1"});
   const auto with_nan = weight.bytes();
   expect_error([&] { wanda_prune(weight.view(), squares, counts); }, {"[wanda_prune]", "row 1, column 1"});
   EXPECT_EQ(weight.bytes(), with_nan);  // refused before anything was written
-  EXPECT_EQ(mask.bytes, mask_before);
+}
+
+/// What is not finite is found while the mask is made, and the lowest row named, whatever finds it.
+TEST(Masks, NameTheFirstNumberThatIsNone) {
+  for (const DType dtype : kWeightTypes) {
+    for (const Layout layout : kLayouts) {
+      for (const std::int64_t cols : {4, 64, 132, 200}) {
+        for (const std::int64_t col : {std::int64_t{0}, cols / 2, cols - 1}) {
+          for (const double bad : {kNaN, kInf, -kInf}) {
+            Matrix weight(dtype, 67, cols, layout);
+            weight.fill([](std::int64_t r, std::int64_t c) { return static_cast<double>(r - c); });
+            weight.set(41, col, bad), weight.set(66, 0, bad);
+            const std::string place = "row 41, column " + std::to_string(col);
+            for (const Isa isa : cpu_info().supported) {
+              const ForcedIsa forced(isa);
+              Mask mask(67, cols);
+              const std::vector<std::int64_t> counts(67, cols / 2);
+              expect_error([&] { wanda_mask(weight.view(), {}, counts, mask.view); },
+                           {"[wanda_mask] weight must be finite", place});
+              if (std::isnan(bad)) {
+                expect_error([&] { nm_mask(weight.view(), 2, 4, mask.view); },
+                             {"[nm_mask] scores must not hold NaN", place});
+              } else {
+                nm_mask(weight.view(), 2, 4, mask.view);  // infinity is an order like any other
+              }
+              ASSERT_TRUE(mask.guards_hold());
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(PrunedPerRow, TruncatesAsPythonDoes) {

@@ -295,6 +295,7 @@ STUN_EXT_API stun_ext_status stun_ext_wanda_scores(const stun_ext_const_matrix* 
 STUN_EXT_API stun_ext_status stun_ext_pruned_per_row(int64_t cols, double sparsity, int64_t* count) STUN_EXT_NOEXCEPT;
 
 /// In row r the prune_counts[r] lowest scores go, ties from the lowest column up. `prune_counts`: R values in [0, C].
+/// Where `weight` holds NaN or Inf, what the mask holds after the error is unspecified.
 STUN_EXT_API stun_ext_status stun_ext_wanda_mask(const stun_ext_const_matrix* weight, const float* input_sq_norm,
                                                  int64_t input_sq_norm_size, const int64_t* prune_counts,
                                                  int64_t prune_counts_size, const stun_ext_mask* mask,
@@ -307,7 +308,8 @@ STUN_EXT_API stun_ext_status stun_ext_wanda_prune(const stun_ext_matrix* weight,
                                                   const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
 
 /// Of every m consecutive columns the n highest scores stay, 1 <= n < m; ties prune the lowest column first.
-/// `scores`: [R, C] float32, float16 or bfloat16, without NaN, C a multiple of m.
+/// `scores`: [R, C] float32, float16 or bfloat16, without NaN (else what the mask holds after the error is unspecified),
+/// C a multiple of m.
 STUN_EXT_API stun_ext_status stun_ext_nm_mask(const stun_ext_const_matrix* scores, int64_t n, int64_t m,
                                               const stun_ext_mask* mask,
                                               const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;

@@ -14,9 +14,9 @@ struct CheckKernels {
   bool (*any_above_u32)(const std::uint32_t* bits, std::int64_t count, std::uint32_t limit) noexcept;
 };
 
-extern const CheckKernels check_scalar;  // the others leave it less than a vector at the end
+extern const CheckKernels check_scalar;  // the others leave it less than a cache line at the end
 extern const CheckKernels check_avx2;
 extern const CheckKernels check_avx512;
-inline constexpr const CheckKernels& check_neon = check_scalar;  // which the compiler vectorises there
+extern const CheckKernels check_neon;
 
 }  // namespace stun_ext::detail

@@ -28,10 +28,10 @@ struct MaskKernels {
   void (*scores_f16)(const std::uint16_t* row, const float* norm, std::int64_t count, std::int32_t* keys) noexcept;
   void (*scores_bf16)(const std::uint16_t* row, const float* norm, std::int64_t count, std::int32_t* keys) noexcept;
 
-  /// Their upper halves, key >> 16.
-  void (*uppers_f32)(const float* row, const float* norm, std::int64_t count, std::int16_t* uppers) noexcept;
-  void (*uppers_f16)(const std::uint16_t* row, const float* norm, std::int64_t count, std::int16_t* uppers) noexcept;
-  void (*uppers_bf16)(const std::uint16_t* row, const float* norm, std::int64_t count, std::int16_t* uppers) noexcept;
+  /// Their upper halves, key >> 16. Returns whether the row is finite; else what is written means nothing.
+  bool (*uppers_f32)(const float* row, const float* norm, std::int64_t count, std::int16_t* uppers) noexcept;
+  bool (*uppers_f16)(const std::uint16_t* row, const float* norm, std::int64_t count, std::int16_t* uppers) noexcept;
+  bool (*uppers_bf16)(const std::uint16_t* row, const float* norm, std::int64_t count, std::int16_t* uppers) noexcept;
 
   /// How many values are above the limit; `count` is a multiple of kUpperMultiple.
   std::int64_t (*count_above)(const std::int16_t* values, std::int64_t count, std::int16_t limit) noexcept;
@@ -40,7 +40,7 @@ struct MaskKernels {
   std::int64_t (*find_equal)(const std::int16_t* values, std::int64_t count, std::int16_t value,
                              std::uint32_t* columns) noexcept;
 
-  /// mask[c] = uppers[c] >= limit, as 1 and 0.
+  /// mask[c] = uppers[c] >= limit, as 1 and 0; limit >= 0.
   void (*write_mask)(const std::int16_t* uppers, std::int64_t count, std::int16_t limit, std::uint8_t* mask) noexcept;
 
   /// Zeroes (+0) the elements, of 2 or 4 bytes, with uppers[c] < limit; returns how many of all are ±0 afterwards.
@@ -54,9 +54,9 @@ struct MaskKernels {
   std::int64_t (*apply_u32)(const std::uint8_t* mask, std::int64_t count, std::uint32_t* row) noexcept;
 };
 
-extern const MaskKernels mask_scalar;  // the others leave the end of a row, less than a vector, to it
+extern const MaskKernels mask_scalar;  // the others leave the end of a row, less than two vectors, to it
 extern const MaskKernels mask_avx2;
 extern const MaskKernels mask_avx512;
-inline constexpr const MaskKernels& mask_neon = mask_scalar;  // which the compiler vectorises there
+extern const MaskKernels mask_neon;
 
 }  // namespace stun_ext::detail

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "../load.hpp"
+#include "check.hpp"
 #include "mask.hpp"
 
 namespace stun_ext::detail {
@@ -24,10 +25,22 @@ void scores(const Stored* row, const float* norm, std::int64_t count, std::int32
                [keys](std::int64_t c, std::uint32_t key) { keys[c] = static_cast<std::int32_t>(key); });
 }
 
+bool is_finite(const float* row, std::int64_t count) noexcept {
+  return !check_scalar.any_above_u32(reinterpret_cast<const std::uint32_t*>(row), count, 0x7f7fffffu);
+}
+bool is_finite(const Half* row, std::int64_t count) noexcept {
+  return !check_scalar.any_above_u16(&row->bits, count, 0x7bffu);
+}
+bool is_finite(const BFloat16* row, std::int64_t count) noexcept {
+  return !check_scalar.any_above_u16(&row->bits, count, 0x7f7fu);
+}
+
 template <class Element, class Stored>
-void uppers(const Stored* row, const float* norm, std::int64_t count, std::int16_t* out) noexcept {
-  for_each_key(reinterpret_cast<const Element*>(row), norm, count,
+bool uppers(const Stored* row, const float* norm, std::int64_t count, std::int16_t* out) noexcept {
+  const auto* elements = reinterpret_cast<const Element*>(row);
+  for_each_key(elements, norm, count,
                [out](std::int64_t c, std::uint32_t key) { out[c] = static_cast<std::int16_t>(key >> 16); });
+  return is_finite(elements, count);
 }
 
 std::int64_t count_above(const std::int16_t* values, std::int64_t count, std::int16_t limit) noexcept {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "check.hpp"
 #include "nm.hpp"
 
 namespace stun_ext::detail {
@@ -31,11 +32,8 @@ void keep_by_counting(const Bits* scores, std::int64_t count, std::int64_t n, st
 }
 
 template <class Bits>
-void keep_highest(const Bits* scores, std::int64_t count, std::int64_t n, std::int64_t m, std::uint8_t* mask,
-                  std::int64_t* order) noexcept {
-  if (m == 2) return keep_by_counting<2>(scores, count, n, mask);
-  if (m == 4) return keep_by_counting<4>(scores, count, n, mask);
-  if (m == 8) return keep_by_counting<8>(scores, count, n, mask);
+void keep_by_selecting(const Bits* scores, std::int64_t count, std::int64_t n, std::int64_t m, std::uint8_t* mask,
+                       std::int64_t* order) noexcept {
   for (std::int64_t block = 0; block < count; block += m) {
     const Bits* values = scores + block;
     for (std::int64_t c = 0; c < m; ++c) order[c] = c;
@@ -45,6 +43,29 @@ void keep_highest(const Bits* scores, std::int64_t count, std::int64_t n, std::i
     });
     for (std::int64_t c = 0; c < m; ++c) mask[block + order[c]] = c >= m - n;
   }
+}
+
+bool any_above(const std::uint16_t* scores, std::int64_t count, std::uint16_t limit) noexcept {
+  return check_scalar.any_above_u16(scores, count, limit);
+}
+bool any_above(const std::uint32_t* scores, std::int64_t count, std::uint32_t limit) noexcept {
+  return check_scalar.any_above_u32(scores, count, limit);
+}
+
+template <class Bits>
+bool keep_highest(const Bits* scores, std::int64_t count, NmPattern pattern, Bits limit, std::uint8_t* mask,
+                  std::int64_t* order) noexcept {
+  const auto [n, m] = pattern;
+  if (m == 2) {
+    keep_by_counting<2>(scores, count, n, mask);
+  } else if (m == 4) {
+    keep_by_counting<4>(scores, count, n, mask);
+  } else if (m == 8) {
+    keep_by_counting<8>(scores, count, n, mask);
+  } else {
+    keep_by_selecting(scores, count, n, m, mask, order);
+  }
+  return any_above(scores, count, limit);
 }
 
 }  // namespace

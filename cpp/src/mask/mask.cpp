@@ -88,15 +88,17 @@ void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<co
   constexpr const char* kOperation = "wanda_mask";
   detail::check_mask(kOperation, mask, weight.rows, weight.cols);
   check_counts(kOperation, weight, prune_counts);
-  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm);
   const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   const detail::Scoring scoring = detail::Scoring::of(weight, norm, kernels);
+  std::atomic<bool> is_finite{true};
   auto task = [&](std::int64_t begin, std::int64_t end) {
     detail::RowBlocks rows(weight);
     detail::RowCuts cuts(scoring, weight.cols);
     rows.for_each_block(begin, end, [&](std::int64_t row, std::int64_t count) {
       for (std::int64_t r = 0; r < count; ++r) {
-        const detail::RowCut cut = cuts.find(rows.row(r), prune_counts[static_cast<std::size_t>(row + r)]);
+        if (!cuts.load(rows.row(r))) return is_finite.store(false, std::memory_order_relaxed);
+        const detail::RowCut cut = cuts.find(prune_counts[static_cast<std::size_t>(row + r)]);
         std::uint8_t* to = mask.data + (row + r) * mask.row_stride;
         kernels.write_mask(cuts.uppers(), weight.cols, cut.limit, to);
         for (const std::uint32_t c : cut.columns) to[c] = 0;
@@ -104,6 +106,7 @@ void wanda_mask(ConstMatrixView weight, Span<const float> input_sq_norm, Span<co
     });
   };
   executor.parallel_for(detail::rows_to_visit(weight), detail::block_rows_per_task(weight, executor), task);
+  if (!is_finite.load()) detail::check_finite(kOperation, "weight", weight, executor);  // says where
 }
 
 std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Span<const std::int64_t> prune_counts,
@@ -111,7 +114,8 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
   constexpr const char* kOperation = "wanda_prune";
   detail::check_writable_view(kOperation, "weight", weight, {DType::f32, DType::f16, DType::bf16});
   check_counts(kOperation, weight, prune_counts);
-  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm);
+  detail::check_finite(kOperation, "weight", weight, executor);  // all of it before anything is written
   std::atomic<std::int64_t> total_zeros{0};
   const detail::MaskKernels& kernels = STUN_EXT_KERNELS(mask);
   const detail::Scoring scoring = detail::Scoring::of(weight, norm, kernels);
@@ -121,7 +125,8 @@ std::int64_t wanda_prune(MatrixView weight, Span<const float> input_sq_norm, Spa
     std::int64_t zeros = 0;
     rows.for_each_block(begin, end, [&](std::int64_t row, std::int64_t count) {
       for (std::int64_t r = 0; r < count; ++r) {
-        const detail::RowCut cut = cuts.find(rows.row(r), prune_counts[static_cast<std::size_t>(row + r)]);
+        cuts.load(rows.row(r));
+        const detail::RowCut cut = cuts.find(prune_counts[static_cast<std::size_t>(row + r)]);
         zeros += prune_row(kernels, weight.dtype, cuts.uppers(), weight.cols, cut, rows.row_of(weight, r));
       }
       rows.store(weight);

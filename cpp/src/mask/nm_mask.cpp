@@ -21,6 +21,11 @@ void check_pattern(const char* operation, const char* name, std::int64_t cols, s
   if (cols % m != 0) detail::fail(operation, name, " must have a multiple of m = ", m, " columns, got ", cols);
 }
 
+/// The bits of infinity: what is above them is NaN.
+std::uint32_t infinity(DType dtype) noexcept {
+  return dtype == DType::f32 ? 0x7f800000u : dtype == DType::f16 ? 0x7c00u : 0x7f80u;
+}
+
 }  // namespace
 
 void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView mask, Executor& executor) {
@@ -28,23 +33,30 @@ void nm_mask(ConstMatrixView scores, std::int64_t n, std::int64_t m, MaskView ma
   check_pattern(kOperation, "scores", scores.cols, n, m);
   detail::check_view(kOperation, "scores", scores, {DType::f32, DType::f16, DType::bf16});
   detail::check_mask(kOperation, mask, scores.rows, scores.cols);
-  detail::check_not_nan(kOperation, "scores", scores, executor);
   const detail::NmKernels& kernels = STUN_EXT_KERNELS(nm);
+  const detail::NmPattern pattern = {n, m};
+  const std::uint32_t limit = infinity(scores.dtype);
+  std::atomic<bool> has_nan{false};
   auto task = [&](std::int64_t begin, std::int64_t end) {
     detail::RowBlocks rows(scores);
     std::vector<std::int64_t> order(static_cast<std::size_t>(m));
+    bool found = false;
     rows.for_each_block(begin, end, [&](std::int64_t row, std::int64_t count) {
       for (std::int64_t r = 0; r < count; ++r) {
         std::uint8_t* to = mask.data + (row + r) * mask.row_stride;
         if (scores.dtype == DType::f32) {
-          kernels.keep_highest_u32(static_cast<const std::uint32_t*>(rows.row(r)), scores.cols, n, m, to, order.data());
+          found |= kernels.keep_highest_u32(static_cast<const std::uint32_t*>(rows.row(r)), scores.cols, pattern, limit,
+                                            to, order.data());
         } else {
-          kernels.keep_highest_u16(static_cast<const std::uint16_t*>(rows.row(r)), scores.cols, n, m, to, order.data());
+          found |= kernels.keep_highest_u16(static_cast<const std::uint16_t*>(rows.row(r)), scores.cols, pattern,
+                                            static_cast<std::uint16_t>(limit), to, order.data());
         }
       }
     });
+    if (found) has_nan.store(true, std::memory_order_relaxed);
   };
   executor.parallel_for(detail::rows_to_visit(scores), detail::block_rows_per_task(scores, executor), task);
+  if (has_nan.load()) detail::check_not_nan(kOperation, "scores", scores, executor);  // says where
 }
 
 std::int64_t nm_prune(MatrixView weight, Span<const float> input_sq_norm, std::int64_t n, std::int64_t m,
@@ -52,10 +64,12 @@ std::int64_t nm_prune(MatrixView weight, Span<const float> input_sq_norm, std::i
   constexpr const char* kOperation = "nm_prune";
   detail::check_writable_view(kOperation, "weight", weight, {DType::f32, DType::f16, DType::bf16});
   check_pattern(kOperation, "weight", weight.cols, n, m);
-  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm, executor);
+  const detail::AlignedVector<float> norm = detail::check_wanda(kOperation, weight, input_sq_norm);
+  detail::check_finite(kOperation, "weight", weight, executor);  // all of it before anything is written
   std::atomic<std::int64_t> total_zeros{0};
   const detail::MaskKernels& mask_kernels = STUN_EXT_KERNELS(mask);
   const detail::NmKernels& kernels = STUN_EXT_KERNELS(nm);
+  constexpr std::uint32_t kNoLimit = 0x7fffffffu;  // W is finite: its scores are no NaN
   const std::int64_t chunk = std::min(std::max(kChunk / m, std::int64_t{1}) * m, weight.cols);  // whole blocks
   const auto size = static_cast<std::int64_t>(size_of(weight.dtype));
   auto task = [&](std::int64_t begin, std::int64_t end) {
@@ -72,8 +86,8 @@ std::int64_t nm_prune(MatrixView weight, Span<const float> input_sq_norm, std::i
           const detail::Scoring scoring{weight.dtype, norm.empty() ? nullptr : norm.data() + c, &mask_kernels};
           scoring.keys(at, cols, keys.data());
           // Scores are not negative, so their keys are their bits.
-          kernels.keep_highest_u32(reinterpret_cast<const std::uint32_t*>(keys.data()), cols, n, m, mask.data(),
-                                   order.data());
+          kernels.keep_highest_u32(reinterpret_cast<const std::uint32_t*>(keys.data()), cols, {n, m}, kNoLimit,
+                                   mask.data(), order.data());
           zeros += detail::apply_row(mask_kernels, weight.dtype, mask.data(), cols, at);
         }
       }

@@ -40,8 +40,12 @@ RowCuts::RowCuts(const Scoring& scoring, std::int64_t cols)
       lowers_(padded(cols)),
       columns_(padded(cols)) {}
 
-RowCut RowCuts::find(const void* row, std::int64_t wanted) noexcept {
-  scoring_.uppers(row, cols_, uppers_.data());
+bool RowCuts::load(const void* row) noexcept {
+  row_ = row;
+  return scoring_.uppers(row, cols_, uppers_.data());
+}
+
+RowCut RowCuts::find(std::int64_t wanted) noexcept {
   if (wanted == 0) return {0, {}};
   if (wanted == cols_) return {static_cast<std::int16_t>(kHighest), {}};
   if (hint_ == kNoHint && cols_ > 4 * kSample) {
@@ -56,7 +60,7 @@ RowCut RowCuts::find(const void* row, std::int64_t wanted) noexcept {
       scoring_.kernels->find_equal(uppers_.data(), static_cast<std::int64_t>(uppers_.size()), limit, columns_.data());
   hint_ = rank.value;
   density_ = found;
-  const std::int64_t going = keep_lowest(row, found, wanted - rank.below);
+  const std::int64_t going = keep_lowest(found, wanted - rank.below);
   return {limit, {columns_.data(), static_cast<std::size_t>(going)}};
 }
 
@@ -94,16 +98,16 @@ RowCuts::Rank RowCuts::value_of_rank(const std::int16_t* values, std::int64_t co
 }
 
 /// Leaves, of the `found` columns that share the upper half of the cut, the `wanted` lowest; returns how many.
-std::int64_t RowCuts::keep_lowest(const void* row, std::int64_t found, std::int64_t wanted) noexcept {
+std::int64_t RowCuts::keep_lowest(std::int64_t found, std::int64_t wanted) noexcept {
   if (wanted == found) return found;
   std::uint32_t* columns = columns_.data();
   std::int16_t* lowers = lowers_.data();
   if (scoring_.dtype == DType::f32) {
-    load_lowers(static_cast<const float*>(row), scoring_.norm, columns, found, lowers);
+    load_lowers(static_cast<const float*>(row_), scoring_.norm, columns, found, lowers);
   } else if (scoring_.dtype == DType::f16) {
-    load_lowers(static_cast<const Half*>(row), scoring_.norm, columns, found, lowers);
+    load_lowers(static_cast<const Half*>(row_), scoring_.norm, columns, found, lowers);
   } else {
-    load_lowers(static_cast<const BFloat16*>(row), scoring_.norm, columns, found, lowers);
+    load_lowers(static_cast<const BFloat16*>(row_), scoring_.norm, columns, found, lowers);
   }
   const std::size_t end = padded(found);
   std::fill(lowers + found, lowers + end, kUpperPadding);

@@ -27,10 +27,13 @@ class RowCuts {
  public:
   RowCuts(const Scoring& scoring, std::int64_t cols);
 
-  /// The `wanted` lowest scores of the row, `wanted` in [0, cols]. Valid until the next call.
-  RowCut find(const void* row, std::int64_t wanted) noexcept;
+  /// Scores a row, which stays where it is. Returns whether it is finite; else it has no cut.
+  bool load(const void* row) noexcept;
 
-  /// Upper halves of the row last given to find.
+  /// The `wanted` lowest scores of the row, `wanted` in [0, cols]. Valid until the next call.
+  RowCut find(std::int64_t wanted) noexcept;
+
+  /// Upper halves of the row.
   const std::int16_t* uppers() const noexcept { return uppers_.data(); }
 
  private:
@@ -40,10 +43,11 @@ class RowCuts {
   };
   Rank value_of_rank(const std::int16_t* values, std::int64_t count, std::int64_t padded, std::int64_t wanted, int hint,
                      std::int64_t density) const noexcept;
-  std::int64_t keep_lowest(const void* row, std::int64_t found, std::int64_t wanted) noexcept;
+  std::int64_t keep_lowest(std::int64_t found, std::int64_t wanted) noexcept;
 
   Scoring scoring_;
   std::int64_t cols_;
+  const void* row_ = nullptr;
   int hint_;              ///< the upper half at which the row before was cut
   std::int64_t density_;  ///< about how many columns share an upper half there
   AlignedVector<std::int16_t> uppers_;

@@ -12,9 +12,9 @@
 
 namespace stun_ext::detail {
 
-/// Checks the arguments of a Wanda operation, W finite among them, and returns sqrt(input_sq_norm).
+/// Checks the arguments of a Wanda operation but whether W is finite, and returns sqrt(input_sq_norm).
 AlignedVector<float> check_wanda(const char* operation, const ConstMatrixView& weight,
-                                 const Span<const float>& input_sq_norm, Executor& executor);
+                                 const Span<const float>& input_sq_norm);
 
 /// How the rows of a matrix are scored: |row[c]| · norm[c], or |row[c]| if `norm` is null.
 struct Scoring {
@@ -25,9 +25,10 @@ struct Scoring {
   static Scoring of(const ConstMatrixView& weight, const AlignedVector<float>& norm,
                     const MaskKernels& kernels) noexcept;
 
-  /// The scores' bits of a row whose elements lie together (see kernels/mask.hpp), and their upper halves.
+  /// The scores' bits of a row whose elements lie together (see kernels/mask.hpp).
   void keys(const void* row, std::int64_t count, std::int32_t* out) const noexcept;
-  void uppers(const void* row, std::int64_t count, std::int16_t* out) const noexcept;
+  /// Their upper halves; returns whether the row is finite.
+  bool uppers(const void* row, std::int64_t count, std::int16_t* out) const noexcept;
 };
 
 }  // namespace stun_ext::detail

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "check_lanes.hpp"
+#include "lanes_neon.hpp"
+
+namespace stun_ext::detail {
+
+const CheckKernels check_neon = check_kernels<Lanes16, Lanes32>();
+
+}  // namespace stun_ext::detail
