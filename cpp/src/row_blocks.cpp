@@ -4,80 +4,72 @@
 #include <algorithm>
 
 #include "check.hpp"
-#include "load.hpp"
+#include "dispatch.hpp"
 
 namespace stun_ext::detail {
 namespace {
 
-constexpr std::int64_t kBlockRows = 32;  // one cache line of a column of 2-byte elements
+constexpr std::int64_t kBlockRows =
+    64;  // two cache lines of a column of 2-byte elements: pages are looked up half as often
 
 std::int64_t block_rows(const ConstMatrixView& matrix) noexcept { return matrix.col_stride == 1 ? 1 : kBlockRows; }
 
-/// Calls copy(r, c) for every element of the block, in the order in which the matrix lies in memory; a transposed one
-/// in squares, so that lines of both sides stay in the first cache.
-template <class Copy>
-void for_each_element(const ConstMatrixView& matrix, std::int64_t rows, Copy&& copy) noexcept {
-  if (!is_column_major(matrix)) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-      for (std::int64_t c = 0; c < matrix.cols; ++c) copy(r, c);
-    }
-    return;
-  }
-  constexpr std::int64_t kCols = 32;
-  for (std::int64_t begin = 0; begin < matrix.cols; begin += kCols) {
-    const std::int64_t end = std::min(matrix.cols, begin + kCols);
-    for (std::int64_t c = begin; c < end; ++c) {
-      for (std::int64_t r = 0; r < rows; ++r) copy(r, c);
-    }
-  }
-}
-
-template <class Bits>
-void gather(const ConstMatrixView& matrix, std::int64_t row, std::int64_t rows, std::byte* to,
-            std::int64_t to_bytes) noexcept {
+/// Copies a block of rows of the matrix into rows that are `to_stride` elements apart.
+template <class Bits, class Transpose>
+void gather(const ConstMatrixView& matrix, std::int64_t row, std::int64_t rows, Transpose* transpose, Bits* to,
+            std::int64_t to_stride) noexcept {
   const Bits* from = static_cast<const Bits*>(matrix.data) + row * matrix.row_stride;
-  for_each_element(matrix, rows, [&](std::int64_t r, std::int64_t c) {
-    reinterpret_cast<Bits*>(to + r * to_bytes)[c] = from[r * matrix.row_stride + c * matrix.col_stride];
-  });
+  if (matrix.row_stride == 1) return transpose(from, matrix.col_stride, rows, matrix.cols, to, to_stride);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const Bits* of_row = from + r * matrix.row_stride;
+    for (std::int64_t c = 0; c < matrix.cols; ++c) to[r * to_stride + c] = of_row[c * matrix.col_stride];
+  }
 }
 
-template <class Bits>
-void scatter(const MatrixView& matrix, std::int64_t row, std::int64_t rows, const std::byte* from,
-             std::int64_t from_bytes) noexcept {
+/// The other way round.
+template <class Bits, class Transpose>
+void scatter(const MatrixView& matrix, std::int64_t row, std::int64_t rows, Transpose* transpose, const Bits* from,
+             std::int64_t from_stride) noexcept {
   Bits* to = static_cast<Bits*>(matrix.data) + row * matrix.row_stride;
-  for_each_element(matrix, rows, [&](std::int64_t r, std::int64_t c) {
-    to[r * matrix.row_stride + c * matrix.col_stride] = reinterpret_cast<const Bits*>(from + r * from_bytes)[c];
-  });
+  if (matrix.row_stride == 1) return transpose(from, from_stride, matrix.cols, rows, to, matrix.col_stride);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    Bits* of_row = to + r * matrix.row_stride;
+    for (std::int64_t c = 0; c < matrix.cols; ++c) of_row[c * matrix.col_stride] = from[r * from_stride + c];
+  }
 }
 
 }  // namespace
 
 RowBlocks::RowBlocks(const ConstMatrixView& matrix)
     : matrix_(matrix),
+      kernels_(&STUN_EXT_KERNELS(transpose)),
       data_(static_cast<const std::byte*>(matrix.data)),
-      row_bytes_(matrix.rows > 1 ? matrix.row_stride * static_cast<std::int64_t>(size_of(matrix.dtype)) : 0),
-      copy_bytes_((matrix.cols + kBlockRows) * static_cast<std::int64_t>(size_of(matrix.dtype))),
+      size_(static_cast<std::int64_t>(size_of(matrix.dtype))),
+      row_bytes_(matrix.rows > 1 ? matrix.row_stride * size_ : 0),
+      copy_stride_(matrix.cols + kBlockRows),
       block_rows_(std::min(detail::block_rows(matrix), std::max<std::int64_t>(matrix.rows, 1))) {
-  if (is_copied()) copy_.resize(static_cast<std::size_t>(block_rows_ * copy_bytes_));
+  if (is_copied()) copy_.resize(static_cast<std::size_t>(block_rows_ * copy_stride_ * size_));
 }
 
 void RowBlocks::load(std::int64_t row, std::int64_t count) noexcept {
   row_ = row;
   count_ = count;
   if (!is_copied()) return;
-  if (matrix_.dtype == DType::f32) {
-    gather<std::uint32_t>(matrix_, row, count, copy_.data(), copy_bytes_);
+  if (size_ == 4) {
+    gather(matrix_, row, count, kernels_->transpose_u32, reinterpret_cast<std::uint32_t*>(copy_.data()), copy_stride_);
   } else {
-    gather<std::uint16_t>(matrix_, row, count, copy_.data(), copy_bytes_);
+    gather(matrix_, row, count, kernels_->transpose_u16, reinterpret_cast<std::uint16_t*>(copy_.data()), copy_stride_);
   }
 }
 
 void RowBlocks::store(const MatrixView& matrix) const noexcept {
   if (!is_copied()) return;
-  if (matrix.dtype == DType::f32) {
-    scatter<std::uint32_t>(matrix, row_, count_, copy_.data(), copy_bytes_);
+  if (size_ == 4) {
+    scatter(matrix, row_, count_, kernels_->transpose_u32, reinterpret_cast<const std::uint32_t*>(copy_.data()),
+            copy_stride_);
   } else {
-    scatter<std::uint16_t>(matrix, row_, count_, copy_.data(), copy_bytes_);
+    scatter(matrix, row_, count_, kernels_->transpose_u16, reinterpret_cast<const std::uint16_t*>(copy_.data()),
+            copy_stride_);
   }
 }
 

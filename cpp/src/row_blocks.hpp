@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "aligned.hpp"
+#include "kernels/transpose.hpp"
 #include "stun_ext/executor.hpp"
 #include "stun_ext/view.hpp"
 
@@ -30,12 +31,12 @@ class RowBlocks {
 
   /// The r-th row loaded.
   const void* row(std::int64_t r) const noexcept {
-    return is_copied() ? copy_.data() + r * copy_bytes_ : data_ + (row_ + r) * row_bytes_;
+    return is_copied() ? copy_.data() + r * copy_stride_ * size_ : data_ + (row_ + r) * row_bytes_;
   }
 
   /// The r-th row loaded, to be changed in `matrix`, the one read; where it is a copy, store() writes the block back.
   void* row_of(const MatrixView& matrix, std::int64_t r) noexcept {
-    return is_copied() ? static_cast<void*>(copy_.data() + r * copy_bytes_)
+    return is_copied() ? static_cast<void*>(copy_.data() + r * copy_stride_ * size_)
                        : static_cast<std::byte*>(matrix.data) + (row_ + r) * row_bytes_;
   }
   void store(const MatrixView& matrix) const noexcept;
@@ -45,9 +46,11 @@ class RowBlocks {
   bool is_copied() const noexcept { return matrix_.col_stride != 1; }
 
   ConstMatrixView matrix_;
+  const TransposeKernels* kernels_;
   const std::byte* data_;
-  std::int64_t row_bytes_;   ///< between rows of the matrix
-  std::int64_t copy_bytes_;  ///< between rows of the copy: not a power of two, or a column would share one cache set
+  std::int64_t size_;         ///< of an element
+  std::int64_t row_bytes_;    ///< between rows of the matrix
+  std::int64_t copy_stride_;  ///< between rows of the copy: no power of two, or a column would share one cache set
   std::int64_t block_rows_;
   std::int64_t row_ = 0;
   std::int64_t count_ = 0;
