@@ -36,6 +36,43 @@ std::vector<std::int64_t> counts_of(const char* operation, const py::object& spa
   return {span.begin(), span.end()};
 }
 
+[[noreturn]] void refuse_shape(const Argument& argument, const Array& array, const char* other, const Array& matrix) {
+  const auto shape = [](const Array& of) {
+    return "(" + std::to_string(of.shape(0)) + ", " + std::to_string(of.shape(1)) + ")";
+  };
+  throw std::invalid_argument(argument.prefix() + "must have the shape of " + other + ", " + shape(matrix) + ", got " +
+                              shape(array));
+}
+
+/// Where a mask goes: a new array, or one of the caller's.
+class MaskOut {
+ public:
+  MaskOut(const char* operation, const py::object& out, const char* other, const Array& matrix) {
+    if (out.is_none()) {
+      object_ = new_mask(matrix.shape(0), matrix.shape(1));
+      auto array = py::reinterpret_borrow<py::array>(object_);
+      view_ = mask_view_of(array);
+      return;
+    }
+    const Argument argument = {operation, "out"};
+    const Array& mask = mask_.emplace(argument, out, Access::write, Ranks{2}, Elements{Element::boolean});
+    if (mask.shape(0) != matrix.shape(0) || mask.shape(1) != matrix.shape(1)) {
+      refuse_shape(argument, mask, other, matrix);
+    }
+    if (mask.stride(1) != 1) throw std::invalid_argument(argument.prefix() + "must have contiguous rows");
+    object_ = out;
+    view_ = {static_cast<std::uint8_t*>(const_cast<void*>(mask.data())), mask.shape(0), mask.shape(1), mask.stride(0)};
+  }
+
+  const MaskView& view() const noexcept { return view_; }
+  const py::object& object() const noexcept { return object_; }
+
+ private:
+  py::object object_;
+  std::optional<Array> mask_;
+  MaskView view_;
+};
+
 py::array scores(const py::object& w, const py::object& input_sq_norm, const BitsName& dtype) {
   const Array weight({"wanda_scores", "W"}, w, Access::read, {2}, kWeights, dtype);
   const Values<float> norms = norms_of("wanda_scores", input_sq_norm);
@@ -48,18 +85,17 @@ py::array scores(const py::object& w, const py::object& input_sq_norm, const Bit
   return out;
 }
 
-py::array mask(const py::object& w, const py::object& input_sq_norm, const py::object& sparsity,
-               const BitsName& dtype) {
+py::object mask(const py::object& w, const py::object& input_sq_norm, const py::object& sparsity, const BitsName& dtype,
+                const py::object& out_object) {
   const Array weight({"wanda_mask", "W"}, w, Access::read, {2}, kWeights, dtype);
   const Values<float> norms = norms_of("wanda_mask", input_sq_norm);
   const std::vector<std::int64_t> counts = counts_of("wanda_mask", sparsity, weight);
-  py::array out = new_mask(weight.shape(0), weight.shape(1));
-  const MaskView view = mask_view_of(out);
+  const MaskOut out("wanda_mask", out_object, "W", weight);
   {
     const py::gil_scoped_release release;
-    wanda_mask(weight.view(), norms.span(), counts, view);
+    wanda_mask(weight.view(), norms.span(), counts, out.view());
   }
-  return out;
+  return out.object();
 }
 
 std::int64_t prune(const py::object& w, const py::object& input_sq_norm, const py::object& sparsity,
@@ -71,15 +107,15 @@ std::int64_t prune(const py::object& w, const py::object& input_sq_norm, const p
   return wanda_prune(weight.mutable_view(), norms.span(), counts);
 }
 
-py::array n_of_m(const py::object& s, std::int64_t n, std::int64_t m, const BitsName& dtype) {
+py::object n_of_m(const py::object& s, std::int64_t n, std::int64_t m, const BitsName& dtype,
+                  const py::object& out_object) {
   const Array array({"nm_mask", "scores"}, s, Access::read, {2}, kWeights, dtype);
-  py::array out = new_mask(array.shape(0), array.shape(1));
-  const MaskView view = mask_view_of(out);
+  const MaskOut out("nm_mask", out_object, "scores", array);
   {
     const py::gil_scoped_release release;
-    nm_mask(array.view(), n, m, view);
+    nm_mask(array.view(), n, m, out.view());
   }
-  return out;
+  return out.object();
 }
 
 std::int64_t n_of_m_prune(const py::object& w, const py::object& input_sq_norm, std::int64_t n, std::int64_t m,
@@ -95,11 +131,7 @@ void apply(const py::object& w, const py::object& mask_object, const BitsName& d
   const Array kept({"apply_mask_", "mask"}, mask_object, Access::read, {2}, {Element::boolean});
   const std::int64_t rows = weight.shape(0);
   const std::int64_t cols = weight.shape(1);
-  if (kept.shape(0) != rows || kept.shape(1) != cols) {
-    throw std::invalid_argument("[apply_mask_] mask must have the shape of W, (" + std::to_string(rows) + ", " +
-                                std::to_string(cols) + "), got (" + std::to_string(kept.shape(0)) + ", " +
-                                std::to_string(kept.shape(1)) + ")");
-  }
+  if (kept.shape(0) != rows || kept.shape(1) != cols) refuse_shape({"apply_mask_", "mask"}, kept, "W", weight);
   auto* bytes = static_cast<std::uint8_t*>(const_cast<void*>(kept.data()));  // only read
   const py::gil_scoped_release release;
   const MatrixView view = weight.mutable_view();
@@ -124,9 +156,10 @@ void apply(const py::object& w, const py::object& mask_object, const BitsName& d
 
 void register_mask(py::module_& module) {
   module.def("wanda_scores", &scores, py::arg("W"), py::arg("input_sq_norm"), py::arg("dtype"));
-  module.def("wanda_mask", &mask, py::arg("W"), py::arg("input_sq_norm"), py::arg("sparsity"), py::arg("dtype"));
+  module.def("wanda_mask", &mask, py::arg("W"), py::arg("input_sq_norm"), py::arg("sparsity"), py::arg("dtype"),
+             py::arg("out"));
   module.def("wanda_prune_", &prune, py::arg("W"), py::arg("input_sq_norm"), py::arg("sparsity"), py::arg("dtype"));
-  module.def("nm_mask", &n_of_m, py::arg("scores"), py::arg("n"), py::arg("m"), py::arg("dtype"));
+  module.def("nm_mask", &n_of_m, py::arg("scores"), py::arg("n"), py::arg("m"), py::arg("dtype"), py::arg("out"));
   module.def("nm_prune_", &n_of_m_prune, py::arg("W"), py::arg("input_sq_norm"), py::arg("n"), py::arg("m"),
              py::arg("dtype"));
   module.def("apply_mask_", &apply, py::arg("W"), py::arg("mask"), py::arg("dtype"));

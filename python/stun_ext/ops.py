@@ -384,7 +384,12 @@ def wanda_scores(W: ArrayT, input_sq_norm: Array | None = None, *, dtype: BitsNa
 
 
 def wanda_mask(
-    W: ArrayT, input_sq_norm: Array | None, sparsity: float | Array, *, dtype: BitsName | None = None
+    W: ArrayT,
+    input_sq_norm: Array | None,
+    sparsity: float | Array,
+    *,
+    dtype: BitsName | None = None,
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """The weights that Wanda keeps: in every row the lowest scores go, exactly as many as asked.
 
@@ -396,16 +401,20 @@ def wanda_mask(
         sparsity: A share in [0, 1): int(C * sparsity) weights of each row go, truncated as in the released
             code. Or integers, [R]: the number of weights to prune in each row, in [0, C].
         dtype: "bfloat16" if W holds bfloat16 bits as uint16.
+        out: Where the mask goes, bool [R, C] with contiguous rows, apart from W's memory; by default a new array,
+            which the system clears first.
 
     Returns:
-        bool [R, C], True = kept.
+        bool [R, C], True = kept: `out` where it is given.
 
     Raises:
-        TypeError: As `wanda_scores`, or `sparsity` is neither a number nor an integer array.
-        ValueError: As `wanda_scores`, or `sparsity` is out of its range or of the wrong length.
+        TypeError: As `wanda_scores`, `sparsity` is neither a number nor an integer array, or `out` is no bool array.
+        ValueError: As `wanda_scores`, `sparsity` is out of its range or of the wrong length, or `out` is read-only or
+            not as above. Where W holds NaN or Inf, what `out` holds then is unspecified.
     """
     weight, norms = _host("wanda_mask", "W", W), _norms("wanda_mask", input_sq_norm)
-    return _like(W, _core.wanda_mask(weight, norms, _sparsity("wanda_mask", sparsity), dtype))
+    share = _sparsity("wanda_mask", sparsity)
+    return _into("wanda_mask", W, out, lambda to: _core.wanda_mask(weight, norms, share, dtype, to))
 
 
 def wanda_prune_(
@@ -434,7 +443,9 @@ def wanda_prune_(
     return zeros
 
 
-def nm_mask(scores: ArrayT, n: int, m: int, *, dtype: BitsName | None = None) -> ArrayT:
+def nm_mask(
+    scores: ArrayT, n: int, m: int, *, dtype: BitsName | None = None, out: ArrayT | None = None
+) -> ArrayT:
     """n:m mask: of every m consecutive columns the n highest scores stay; ties prune the lowest column first.
 
     Args:
@@ -442,15 +453,18 @@ def nm_mask(scores: ArrayT, n: int, m: int, *, dtype: BitsName | None = None) ->
         n: Kept per block, 1 <= n < m.
         m: Block length.
         dtype: "bfloat16" if `scores` holds bfloat16 bits as uint16.
+        out: Where the mask goes, as in `wanda_mask`.
 
     Returns:
-        bool [R, C], True = kept.
+        bool [R, C], True = kept: `out` where it is given.
 
     Raises:
-        TypeError: `scores` is no array, or of another dtype.
-        ValueError: n or m is illegal, C is no multiple of m, or NaN (the row is named).
+        TypeError: `scores` is no array, or of another dtype, or `out` is no bool array.
+        ValueError: n or m is illegal, C is no multiple of m, NaN (the row is named; what `out` holds then is
+            unspecified), or `out` is not as in `wanda_mask`.
     """
-    return _like(scores, _core.nm_mask(_host("nm_mask", "scores", scores), n, m, dtype))
+    host = _host("nm_mask", "scores", scores)
+    return _into("nm_mask", scores, out, lambda to: _core.nm_mask(host, n, m, dtype, to))
 
 
 def nm_prune_(W: Array, input_sq_norm: Array | None, n: int, m: int, *, dtype: BitsName | None = None) -> int:
@@ -775,6 +789,16 @@ def _new_like(tokens: Any, rows: int) -> Any:
     if _is_tensor(tokens):
         return tokens.new_empty((n_tokens, rows))
     return np.empty((n_tokens, rows), getattr(tokens, "dtype", np.float32))
+
+
+def _into(operation: str, reference: ArrayT, out: ArrayT | None, write: Callable[[Any], Any]) -> ArrayT:
+    """The result of `write(out)`: `out`, or, where that is None, a new array like `reference`."""
+    if out is None:
+        return _like(reference, write(None))
+    host = _host(operation, "out", out)
+    write(host)
+    _write_back(out, host)
+    return out
 
 
 def _write_back(target: Any, host: Any) -> None:

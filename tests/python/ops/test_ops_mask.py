@@ -121,6 +121,33 @@ def test_nm(dtype: str, n: int, m: int, ties: bool) -> None:
     assert (got.reshape(6, 5, m).sum(axis=2) == n).all()
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_out(as_tensor: bool) -> None:
+    W = ref.weight(np.random.default_rng(3), (9, 40), "float32")
+    calls = {
+        "wanda_mask": lambda **out: ops.wanda_mask(W if as_tensor else W.numpy(), None, 0.25, **out),
+        "nm_mask": lambda **out: ops.nm_mask(W if as_tensor else W.numpy(), 2, 4, **out),
+    }
+    for name, call in calls.items():
+        wide = torch.ones(9, 44, dtype=torch.bool)
+        for mask in (torch.zeros(9, 40, dtype=torch.bool), wide[:, 2:42]):
+            out = mask if as_tensor else mask.numpy()
+            assert call(out=out) is out
+            np.testing.assert_array_equal(mask.numpy(), np.asarray(call()))
+        assert wide[:, :2].all() and wide[:, 42:].all()
+        read_only = np.zeros((9, 40), dtype=bool)
+        read_only.flags.writeable = False
+        for out, error, message in [
+            (np.zeros((9, 41), bool), ValueError, r"must have the shape of \w+, \(9, 40\), got \(9, 41\)"),
+            (np.zeros((9, 40), np.uint8), TypeError, "must have dtype bool, got uint8"),
+            (np.zeros((40, 9), bool).T, ValueError, "must have contiguous rows"),
+            (read_only, ValueError, "read-only"),
+            ([[True]], TypeError, "NumPy array"),
+        ]:
+            with pytest.raises(error, match=rf"^\[{name}\] out .*{message}"):
+                call(out=out)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("n", "m", "cols"), [(1, 2, 34), (2, 4, 36), (4, 8, 2056), (3, 5, 4100), (5, 16, 80)]
