@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <thread>
 #include <tuple>
 
+#include "cluster/agglomerate.hpp"
 #include "cluster/lance_williams.hpp"
 #include "dispatch.hpp"
 #include "kernels/linkage.hpp"
@@ -333,6 +335,23 @@ TEST(Linkage, ManyClustersAreTheSameWithEveryIsaAndThreadCount) {  // enough for
         if (first.empty()) first = merges;
         ASSERT_EQ(std::memcmp(first.data(), merges.data(), first.size() * sizeof(Merge)), 0);
       }
+    }
+  }
+}
+
+TEST(Linkage, WhatNoCacheHoldsIsTheSameWithEveryIsaAndThreadCount) {
+  std::mt19937 generator(11);
+  const auto n = static_cast<std::size_t>(std::sqrt(static_cast<double>(detail::kStreamedFrom))) + 50;
+  std::vector<double> condensed(n * (n - 1) / 2);
+  for (double& d : condensed) d = std::uniform_real_distribution<double>(1.0, 2.0)(generator);
+  std::vector<Merge> first;
+  for (const Isa isa : cpu_info().supported) {
+    const ForcedIsa forced(isa);
+    for (const int threads : {1, 2}) {
+      const Threads scope(threads);
+      const std::vector<Merge> merges = linkage(condensed, Linkage::average);
+      if (first.empty()) first = merges;
+      ASSERT_EQ(std::memcmp(first.data(), merges.data(), first.size() * sizeof(Merge)), 0);
     }
   }
 }

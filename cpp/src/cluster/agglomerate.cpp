@@ -174,7 +174,8 @@ class Agglomeration {
   /// Writes the last rows as columns of the others. Slots below mirrored_ among them already are there: no matter.
   void mirror_new() noexcept {
     const std::int64_t begin = slots_ - kMirrored;
-    kernels_.mirror(row_.data() + begin, 0, begin, begin, row_.data());
+    const auto mirror = is_streamed(active_, slots_) ? kernels_.mirror_streaming : kernels_.mirror;
+    mirror(row_.data() + begin, 0, begin, begin, row_.data());
     for (std::int64_t i = begin; i < slots_; ++i) complete_row(i);
     mirrored_ = slots_;
   }

@@ -17,6 +17,11 @@ namespace stun_ext::detail {
 /// Fewer clusters are copied, mirrored, searched or squeezed before a thread has started.
 constexpr std::int64_t kParallelFrom = 1024;
 
+constexpr std::int64_t kStreamedFrom = std::int64_t{1} << 23;
+
+/// Whether columns of so many distances are written past the caches: they would drive out more than they keep.
+constexpr bool is_streamed(std::int64_t rows, std::int64_t columns) noexcept { return rows * columns >= kStreamedFrom; }
+
 /// Distances of all pairs of m clusters as a square of rows that lie apart, with room for the columns of clusters that
 /// will be made of them. The memory is not initialized: untouched pages cost nothing.
 class ClusterDistances {

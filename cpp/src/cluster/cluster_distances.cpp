@@ -45,6 +45,7 @@ ClusterDistances::ClusterDistances(std::int64_t clusters) : clusters_(clusters),
 
 void ClusterDistances::mirror(Executor& executor) {
   const LinkageKernels& kernels = STUN_EXT_KERNELS(linkage);
+  const auto mirror_columns = is_streamed(clusters_, clusters_) ? kernels.mirror_streaming : kernels.mirror;
   std::vector<double*> rows(static_cast<std::size_t>(clusters_));
   for (std::int64_t i = 0; i < clusters_; ++i) rows[static_cast<std::size_t>(i)] = row(i);
   constexpr std::int64_t kSquare = 64;  // of both sides, so that source and target fit the first cache
@@ -55,7 +56,7 @@ void ClusterDistances::mirror(Executor& executor) {
       for (std::int64_t column = column0; column < std::min(column0 + kSquare, end); column += kMirrored) {
         const std::int64_t from = std::max(begin, column + kMirrored);
         const double* const* source = rows.data() + column;
-        if (from < whole) kernels.mirror(source, from, whole, column, rows.data());
+        if (from < whole) mirror_columns(source, from, whole, column, rows.data());
         for (std::int64_t i = std::max(from, whole); i < end; ++i) {
           for (std::int64_t w = 0; w < kMirrored; ++w) row(i)[column + w] = source[w][i];
         }

@@ -56,6 +56,8 @@ struct LinkageKernels {
   /// aligned to 64 bytes, and `column` is a multiple of kMirrored.
   void (*mirror)(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
                  double* const* to) noexcept;
+  /// The same past the caches, for what they cannot hold.
+  decltype(mirror) mirror_streaming;
 
   /// Moves the columns whose bits are set to the front: bit k % 8 of kept[k / 8]. `count` is a multiple of 8.
   void (*squeeze)(double* row, const std::uint8_t* kept, std::int64_t count) noexcept;

@@ -33,28 +33,41 @@ struct Lanes {
   static bool any(Mask mask) noexcept { return _mm256_movemask_pd(mask) != 0; }
 };
 
+void store(double* to, __m256d value) noexcept { _mm256_store_pd(to, value); }
+void stream(double* to, __m256d value) noexcept { _mm256_stream_pd(to, value); }
+
 /// Rows 0…3 of four columns become their columns.
-inline void transpose(const double* const* from, std::int64_t i, double* const* to, std::int64_t column) noexcept {
+template <void (*put)(double*, __m256d) noexcept>
+void transpose(const double* const* from, std::int64_t i, double* const* to, std::int64_t column) noexcept {
   const __m256d a = _mm256_load_pd(from[0] + i), b = _mm256_load_pd(from[1] + i);
   const __m256d c = _mm256_load_pd(from[2] + i), d = _mm256_load_pd(from[3] + i);
   const __m256d ab_even = _mm256_unpacklo_pd(a, b), ab_odd = _mm256_unpackhi_pd(a, b);
   const __m256d cd_even = _mm256_unpacklo_pd(c, d), cd_odd = _mm256_unpackhi_pd(c, d);
-  _mm256_store_pd(to[i] + column, _mm256_permute2f128_pd(ab_even, cd_even, 0x20));
-  _mm256_store_pd(to[i + 1] + column, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x20));
-  _mm256_store_pd(to[i + 2] + column, _mm256_permute2f128_pd(ab_even, cd_even, 0x31));
-  _mm256_store_pd(to[i + 3] + column, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x31));
+  put(to[i] + column, _mm256_permute2f128_pd(ab_even, cd_even, 0x20));
+  put(to[i + 1] + column, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x20));
+  put(to[i + 2] + column, _mm256_permute2f128_pd(ab_even, cd_even, 0x31));
+  put(to[i + 3] + column, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x31));
 }
 
 void mirror(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
             double* const* to) noexcept {
   for (std::int64_t i = begin; i < end; i += Lanes::kWidth) {
-    transpose(from, i, to, column);
-    transpose(from + Lanes::kWidth, i, to, column + Lanes::kWidth);
+    transpose<store>(from, i, to, column);
+    transpose<store>(from + Lanes::kWidth, i, to, column + Lanes::kWidth);
   }
+}
+
+void mirror_streaming(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
+                      double* const* to) noexcept {
+  for (std::int64_t i = begin; i < end; i += Lanes::kWidth) {
+    transpose<stream>(from, i, to, column);
+    transpose<stream>(from + Lanes::kWidth, i, to, column + Lanes::kWidth);
+  }
+  _mm_sfence();  // before another thread is told
 }
 
 }  // namespace
 
-const LinkageKernels linkage_avx2 = LinkageLanes<Lanes>::kernels(mirror, squeeze_by_bits);
+const LinkageKernels linkage_avx2 = LinkageLanes<Lanes>::kernels(mirror, mirror_streaming, squeeze_by_bits);
 
 }  // namespace stun_ext::detail

@@ -39,8 +39,12 @@ struct Lanes {
   static bool any(Mask mask) noexcept { return mask != 0; }
 };
 
-void mirror(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
-            double* const* to) noexcept {
+void store(double* to, __m512d value) noexcept { _mm512_store_pd(to, value); }
+void stream(double* to, __m512d value) noexcept { _mm512_stream_pd(to, value); }
+
+template <void (*put)(double*, __m512d) noexcept>
+void transpose(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
+               double* const* to) noexcept {
   for (std::int64_t i = begin; i < end; i += Lanes::kWidth) {
     __m512d row[8], pair[8], four[8];
     STUN_EXT_UNROLL
@@ -60,10 +64,21 @@ void mirror(const double* const* from, std::int64_t begin, std::int64_t end, std
     }
     STUN_EXT_UNROLL
     for (int w = 0; w < 4; ++w) {
-      _mm512_store_pd(to[i + w] + column, _mm512_shuffle_f64x2(four[w], four[w + 4], 0x88));
-      _mm512_store_pd(to[i + w + 4] + column, _mm512_shuffle_f64x2(four[w], four[w + 4], 0xdd));
+      put(to[i + w] + column, _mm512_shuffle_f64x2(four[w], four[w + 4], 0x88));
+      put(to[i + w + 4] + column, _mm512_shuffle_f64x2(four[w], four[w + 4], 0xdd));
     }
   }
+}
+
+void mirror(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
+            double* const* to) noexcept {
+  transpose<store>(from, begin, end, column, to);
+}
+
+void mirror_streaming(const double* const* from, std::int64_t begin, std::int64_t end, std::int64_t column,
+                      double* const* to) noexcept {
+  transpose<stream>(from, begin, end, column, to);
+  _mm_sfence();  // before another thread is told
 }
 
 void squeeze(double* row, const std::uint8_t* kept, std::int64_t count) noexcept {
@@ -78,6 +93,6 @@ void squeeze(double* row, const std::uint8_t* kept, std::int64_t count) noexcept
 
 }  // namespace
 
-const LinkageKernels linkage_avx512 = LinkageLanes<Lanes>::kernels(mirror, squeeze);
+const LinkageKernels linkage_avx512 = LinkageLanes<Lanes>::kernels(mirror, mirror_streaming, squeeze);
 
 }  // namespace stun_ext::detail

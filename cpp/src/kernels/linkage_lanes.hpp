@@ -9,9 +9,9 @@
 
 namespace stun_ext::detail {
 
-/// The kernels but `mirror` and `squeeze`, for an instruction set that says how to compute with vectors of L::kWidth
-/// doubles. L is a class of the including file's own (in an unnamed namespace), so nothing here is shared between the
-/// files.
+/// The kernels but those that mirror and squeeze, for an instruction set that says how to compute with vectors of
+/// L::kWidth doubles. L is a class of the including file's own (in an unnamed namespace), so nothing here is shared
+/// between the files.
 template <class L>
 struct LinkageLanes {
   using Value = typename L::Value;
@@ -190,6 +190,7 @@ struct LinkageLanes {
   }
 
   static constexpr LinkageKernels kernels(decltype(LinkageKernels::mirror) mirror,
+                                          decltype(LinkageKernels::mirror) mirror_streaming,
                                           decltype(LinkageKernels::squeeze) squeeze) noexcept {
     using R = Recurrence<L>;
     return {update<R::single>,
@@ -205,6 +206,7 @@ struct LinkageLanes {
             approach,
             copy_within,
             mirror,
+            mirror_streaming,
             squeeze};
   }
 };

@@ -45,6 +45,6 @@ void mirror(const double* const* from, std::int64_t begin, std::int64_t end, std
 
 }  // namespace
 
-const LinkageKernels linkage_neon = LinkageLanes<Lanes>::kernels(mirror, squeeze_by_bits);
+const LinkageKernels linkage_neon = LinkageLanes<Lanes>::kernels(mirror, mirror, squeeze_by_bits);
 
 }  // namespace stun_ext::detail

@@ -35,6 +35,6 @@ void mirror(const double* const* from, std::int64_t begin, std::int64_t end, std
 
 }  // namespace
 
-const LinkageKernels linkage_scalar = LinkageLanes<Lanes>::kernels(mirror, squeeze_by_bits);
+const LinkageKernels linkage_scalar = LinkageLanes<Lanes>::kernels(mirror, mirror, squeeze_by_bits);
 
 }  // namespace stun_ext::detail

@@ -25,7 +25,7 @@ def assert_same_tree(got: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("n", [2, 3, 5, 16, 33, 150, 700])
+@pytest.mark.parametrize("n", [2, 3, 5, 16, 33, 150, 700, 3000])
 def test_condensed_equals_scipy(method: str, n: int) -> None:
     Y = pdist(np.random.default_rng(n).standard_normal((n, 7)))
     assert_same_tree(ops.linkage(Y, method), sch.linkage(Y, method))
