@@ -27,7 +27,11 @@ struct alignas(64) TileConfig {
 /// Compilers do not know that tile instructions read and write memory.
 inline void memory_fence() noexcept { asm volatile("" ::: "memory"); }
 
-inline void fetch(const void* from) noexcept { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
+STUN_EXT_INLINE void fetch(const void* from) noexcept { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
+STUN_EXT_INLINE void fetch_near(const void* from) noexcept {
+  constexpr std::int64_t kNear = 1024;
+  _mm_prefetch(static_cast<const char*>(from) + kNear, _MM_HINT_T0);
+}
 
 /// The streams of 8 groups of packed rows. What the next panel needs is fetched while this one is spread.
 class Packed {
@@ -57,6 +61,9 @@ class Packed {
         fetch(from + ahead);
         fetch(from + ahead + kLine / 2);
         fetch(from + ahead + kLine);
+        fetch_near(from);
+        fetch_near(from + kLine / 2);
+        fetch_near(from + kLine);
         if ((b & 3) == 0)
           fetch(mask +
                 (is_last ? (kGroups - 1) * blocks_ * kGroupRows + count * kGroupRows : kPanelBlocks * kGroupRows));

@@ -28,11 +28,15 @@ struct MatmulLanes {
   static constexpr int kVectors = L::kVectors;
   static constexpr int kRows = static_cast<int>(kGroupRows);
   static constexpr std::int64_t kLane = kBlockCols / kVectors;  ///< columns of a vector
-  static constexpr std::int64_t kAhead = 6144;                  ///< bytes; benchmarks/results/ops_sparse.md
   static constexpr std::int64_t kLine = 64;
 
-  static void prefetch(const void* from, std::int64_t bytes) noexcept {
-    _mm_prefetch(static_cast<const char*>(from) + bytes, _MM_HINT_T0);
+  /// Bytes ahead at which lines are fetched into the second cache, and then into the first: alone the processor stops
+  /// at the end of a page, and either alone is a tenth slower (benchmarks/results/ops_sparse.md).
+  static constexpr std::int64_t kFar = 8192, kNear = 1024;
+
+  STUN_EXT_INLINE static void fetch_at(const void* from, std::int64_t far, std::int64_t near) noexcept {
+    _mm_prefetch(static_cast<const char*>(from) + far, _MM_HINT_T1);
+    _mm_prefetch(static_cast<const char*>(from) + near, _MM_HINT_T0);
   }
 
   /// The stream of a group of packed rows.
@@ -45,18 +49,18 @@ struct MatmulLanes {
       return source;
     }
     /// For the 4 rows of a block: half of the weights, and a line more, so that no line is left out by denser blocks.
-    void fetch(std::int64_t b) const noexcept {
+    STUN_EXT_INLINE void fetch(std::int64_t b) const noexcept {
       constexpr int kLines = static_cast<int>(sizeof(Stored)) + 1;
       STUN_EXT_UNROLL
-      for (int i = 0; i < kLines; ++i) prefetch(values_, kAhead + i * kLine);
-      if ((b & 3) == 0) prefetch(masks_, kAhead / 4);
+      for (int i = 0; i < kLines; ++i) fetch_at(values_, kFar + i * kLine, kNear + i * kLine);
+      if ((b & 3) == 0) fetch_at(masks_, kFar / 4, kNear / 4);
     }
     void block(int, std::int64_t, Vector* out) noexcept {
       const std::uint32_t mask = *masks_++;
       L::expand(mask, values_, out);
       values_ += __builtin_popcount(mask);
     }
-    void last_block(int r, std::int64_t b, Vector* out) noexcept { block(r, b, out); }
+    static constexpr bool kHasRest = false;
     static std::int64_t whole_blocks(const MatmulRows& rows) noexcept { return rows.blocks; }
 
    private:
@@ -77,20 +81,25 @@ struct MatmulLanes {
       source.cols_ = rows.cols;
       return source;
     }
-    void fetch(std::int64_t b) const noexcept {
+    STUN_EXT_INLINE void fetch(std::int64_t b) const noexcept {
       STUN_EXT_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        prefetch(rows_[r] + b * kBlockCols, kAhead / 4);
-        if (sizeof(Stored) == 4) prefetch(rows_[r] + b * kBlockCols, kAhead / 4 + kLine);
+        const Stored* from = rows_[r] + b * kBlockCols;
+        fetch_at(from, kFar / 4, kNear / 2);
+        if (sizeof(Stored) == 4) fetch_at(from, kFar / 4 + kLine, kNear / 2 + kLine);
       }
     }
     void block(int r, std::int64_t b, Vector* out) const noexcept { L::load(rows_[r] + b * kBlockCols, out); }
-    /// Columns that are less than a block.
-    void last_block(int r, std::int64_t b, Vector* out) const noexcept {
-      Stored copy[kBlockCols] = {};
-      for (std::int64_t c = b * kBlockCols; c < cols_; ++c) copy[c - b * kBlockCols] = rows_[r][c];
-      L::load(copy, out);
+    /// Columns that are less than a block, filled up with zeros.
+    void copy_rest(std::int64_t b, Stored (*to)[kBlockCols]) const noexcept {
+      for (int r = 0; r < kRows; ++r) {
+        for (std::int64_t c = 0; c < kBlockCols; ++c) {
+          const std::int64_t col = b * kBlockCols + c;
+          to[r][c] = col < cols_ ? rows_[r][col] : Stored{};
+        }
+      }
     }
+    static constexpr bool kHasRest = true;
     static std::int64_t whole_blocks(const MatmulRows& rows) noexcept { return rows.cols / kBlockCols; }
 
    private:
@@ -129,12 +138,16 @@ struct MatmulLanes {
           add(r, b, weights);
         }
       }
-      if (whole < blocks) {
-        STUN_EXT_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-          Vector weights[kVectors];
-          source.last_block(r, whole, weights);
-          add(r, whole, weights);
+      if constexpr (Source::kHasRest) {
+        if (whole < blocks) {
+          Stored rest[kRows][kBlockCols];
+          source.copy_rest(whole, rest);
+          STUN_EXT_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            Vector weights[kVectors];
+            L::load(rest[r], weights);
+            add(r, whole, weights);
+          }
         }
       }
       STUN_EXT_UNROLL
@@ -209,17 +222,25 @@ struct MatmulLanes {
       }
       for (std::int64_t b0 = 0; b0 < blocks; b0 += kPanelBlocks) {
         const std::int64_t count = blocks - b0 < kPanelBlocks ? blocks - b0 : kPanelBlocks;
-        for (std::int64_t b = b0; b < b0 + count; ++b) {
+        const std::int64_t end_whole = b0 + count < whole ? b0 + count : whole;
+        for (std::int64_t b = b0; b < end_whole; ++b) {
           source.fetch(b);
           STUN_EXT_UNROLL
           for (int r = 0; r < kRows; ++r) {
             Vector weights[kVectors];
-            if (b < whole) {
-              source.block(r, b, weights);
-            } else {
-              source.last_block(r, b, weights);
-            }
+            source.block(r, b, weights);
             L::store(weights, panel + r * kPanelCols + (b - b0) * kBlockCols);
+          }
+        }
+        if constexpr (Source::kHasRest) {
+          if (b0 + count > whole) {
+            Stored rest[kRows][kBlockCols];
+            source.copy_rest(whole, rest);
+            for (int r = 0; r < kRows; ++r) {
+              Vector weights[kVectors];
+              L::load(rest[r], weights);
+              L::store(weights, panel + r * kPanelCols + (whole - b0) * kBlockCols);
+            }
           }
         }
         for (std::int64_t m = 0; m < tokens; m += L::kTokens) {

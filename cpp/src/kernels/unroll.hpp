@@ -10,3 +10,6 @@
 #else
 #define STUN_EXT_UNROLL
 #endif
+
+/// For a function that only fetches: compilers take it for one without effects and drop calls that are not inlined.
+#define STUN_EXT_INLINE __attribute__((always_inline)) inline
