@@ -32,6 +32,7 @@ EXCEPTIONS = frozenset(
         ("cpp/src/executor.cpp", "sched.h"),  # how many CPUs this process may run on
         ("cpp/src/cluster/cluster_distances.cpp", "sys/mman.h"),  # huge pages
         ("cpp/src/cpu.cpp", "cpuid.h"),  # which instruction sets they have
+        ("cpp/src/sparse/packed.cpp", "sys/mman.h"),
         ("cpp/src/cpu.cpp", "sys/syscall.h"),  # permission to use AMX
         ("cpp/src/cpu.cpp", "unistd.h"),
     }

@@ -4,7 +4,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "aligned.hpp"
 #include "check.hpp"
@@ -184,11 +190,33 @@ void unpack_groups(const PackedMatrix& matrix, const MatrixView& weight, std::in
   }
 }
 
+/// Bytes from a cache line on, not initialised. Of large ones all whole huge pages come as such where the system has
+/// them, since one core reads these a quarter faster (benchmarks/results/ops_sparse.md); the rest costs no more memory.
+class Buffer {
+ public:
+  void allocate(std::size_t size) {
+    constexpr std::size_t kHugePage = std::size_t{2} << 20, kHugeFrom = 4 * kHugePage;
+    const std::align_val_t alignment = size >= kHugeFrom ? std::align_val_t{kHugePage} : detail::kCacheLine;
+    data_ = {static_cast<std::byte*>(::operator new(size, alignment)), Free{alignment}};
+#ifdef __linux__
+    if (size >= kHugeFrom) madvise(data_.get(), size / kHugePage * kHugePage, MADV_HUGEPAGE);  // advice: it may fail
+#endif
+  }
+  std::byte* data() const noexcept { return data_.get(); }
+
+ private:
+  struct Free {
+    std::align_val_t alignment = detail::kCacheLine;
+    void operator()(std::byte* data) const noexcept { ::operator delete(data, alignment); }
+  };
+  std::unique_ptr<std::byte, Free> data_{nullptr, Free{}};
+};
+
 /// What a matrix owns.
 struct Storage {
   std::vector<std::int64_t> offsets;
-  detail::AlignedVector<std::byte> values;
-  detail::AlignedVector<std::uint32_t> masks;
+  Buffer values;
+  Buffer masks;
 };
 
 constexpr std::initializer_list<DType> kWeights = {DType::f32, DType::f16, DType::bf16};
@@ -227,16 +255,18 @@ PackedMatrix pack(ConstMatrixView weight, Executor& executor) {
   storage->offsets.resize(static_cast<std::size_t>(groups_of(weight.rows, weight.cols)) + 1);
   dense_offsets(weight, storage->offsets.data(), executor);
   const std::int64_t bytes = value_bytes(storage->offsets.back(), weight.dtype);
-  storage->values.resize(static_cast<std::size_t>(bytes));
-  storage->masks.resize(static_cast<std::size_t>(mask_count(weight.rows, weight.cols)));
-  pack_checked(weight, storage->offsets.data(), bytes, storage->values.data(), storage->masks.data(), executor);
+  const auto masks = static_cast<std::size_t>(mask_count(weight.rows, weight.cols));
+  storage->values.allocate(static_cast<std::size_t>(bytes));
+  storage->masks.allocate(masks * sizeof(std::uint32_t));
+  auto* mask_data = reinterpret_cast<std::uint32_t*>(storage->masks.data());
+  pack_checked(weight, storage->offsets.data(), bytes, storage->values.data(), mask_data, executor);
 
   PackedMatrix matrix;
   matrix.rows_ = weight.rows;
   matrix.cols_ = weight.cols;
   matrix.dtype_ = weight.dtype;
-  matrix.values_ = {storage->values.data(), storage->values.size()};
-  matrix.masks_ = {storage->masks.data(), storage->masks.size()};
+  matrix.values_ = {storage->values.data(), static_cast<std::size_t>(bytes)};
+  matrix.masks_ = {mask_data, masks};
   matrix.offsets_ = {storage->offsets.data(), storage->offsets.size()};
   matrix.storage_ = std::move(storage);
   return matrix;
