@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stun_ext.checkpoint import put_in_place, sync, sync_directory
@@ -64,7 +64,7 @@ def is_done(out: Path, plan: CheckpointPlan) -> bool:
 def begin(partial: Path, plan: CheckpointPlan) -> Path:
     """The directory for the plan's files, with those that an interrupted run of the same plan finished."""
     files, mark, digest = partial / "files", partial / "plan", plan.digest()
-    if not (mark.is_file() and mark.read_text(encoding="utf-8") == digest):
+    if not (files.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == digest):
         # In this order, a mark without files means one thing alone: they have become OUT.
         mark.unlink(missing_ok=True)
         shutil.rmtree(files, ignore_errors=True)
@@ -133,9 +133,10 @@ def put_out(partial: Path, out: Path, force: bool) -> None:
 
 
 def tidy(partial: Path) -> None:
-    """Removes ``.OUT.partial``, whose files are elsewhere by now; the plan last but the lock."""
+    """Removes ``.OUT.partial``, whose files are elsewhere by now, the plan last: until then the same call knows."""
     shutil.rmtree(partial / "files", ignore_errors=True)
-    for name in ("plan.tmp", "plan", "lock"):
+    for name in ("plan.tmp", "lock", "plan"):
         (partial / name).unlink(missing_ok=True)
-    partial.rmdir()
+    with suppress(OSError):  # another process may have come for it by now
+        partial.rmdir()
     sync_directory(partial.parent)
