@@ -57,6 +57,11 @@ def tree(tmp_path: Path) -> Path:
         "python/stun_ext/cli/__init__.py": "from stun_ext import demo\nfrom stun_ext.cli import prune\n",
         "python/stun_ext/demo/__init__.py": "from pathlib import Path\n",
         "python/stun_ext/demo/comparison.py": "import torch\n",
+        "python/stun_ext/safetensors_file.py": "import json\n",
+        "python/stun_ext/streaming/__init__.py": "from .prune import prune_checkpoint\n",
+        "python/stun_ext/streaming/shards.py": "from stun_ext import safetensors_file\n",
+        "python/stun_ext/streaming/copy.py": "import os\nfrom stun_ext.streaming.shards import open_checkpoint\n",
+        "python/stun_ext/streaming/prune.py": "import torch\nfrom stun_ext.streaming import copy, shards\n",
         "python/stun_ext/cli/prune.py": "def run():\n    import torch\n    from stun_ext import pipeline\n",
     }
     for name, text in files.items():
@@ -137,6 +142,15 @@ def test_a_tree_that_obeys_passes(check_layers: ModuleType, tree: Path) -> None:
         ("python/stun_ext/demo/__init__.py", "import torch", "must not load torch at import time"),
         ("python/stun_ext/cli/prune.py", "class A:\n    import transformers", "sit inside the commands"),
         ("python/stun_ext/cli/prune.py", "def f():\n    from stun_ext import weight_pruning", "cli/ calls"),
+        ("python/stun_ext/pipeline.py", "from stun_ext.streaming import copy", "streaming/ is above"),
+        ("python/stun_ext/streaming/prune.py", "from stun_ext import pipeline", "pipeline.py is above"),
+        ("python/stun_ext/streaming/copy.py", "import torch", "knows files alone"),
+        (
+            "python/stun_ext/streaming/shards.py",
+            "from stun_ext.streaming.prune import prune_checkpoint",
+            "knows files",
+        ),
+        ("python/stun_ext/streaming/shards.py", "from stun_ext import recipe", "knows files alone"),
     ],
 )
 def test_a_violation_is_caught(check_layers: ModuleType, tree: Path, path: str, text: str, rule: str) -> None:
