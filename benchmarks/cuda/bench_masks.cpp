@@ -114,9 +114,9 @@ class Bench {
     const cuda::PruneCounts half{c.cols / 2, nullptr};
     const double copy = median_ms(runs, nothing, restore);
     const auto line = [&](const char* operation, double ms) {
-      std::printf("| %s, %lld x %lld x %lld | %s | %s | %.3f | %.0f | %.0f%% |\n", c.name, static_cast<long long>(c.count),
-                  static_cast<long long>(c.rows), static_cast<long long>(c.cols), name_of(c.dtype), operation, ms,
-                  static_cast<double>(bytes) / ms / 1e6, 100 * copy / ms);
+      std::printf("| %s, %lld x %lld x %lld | %s | %s | %.3f | %.0f | %.0f%% |\n", c.name,
+                  static_cast<long long>(c.count), static_cast<long long>(c.rows), static_cast<long long>(c.cols),
+                  name_of(c.dtype), operation, ms, static_cast<double>(bytes) / ms / 1e6, 100 * copy / ms);
       std::fflush(stdout);
     };
     line("device copy", copy);
@@ -124,14 +124,14 @@ class Bench {
     line("wanda_prune, a call a matrix", median_ms(runs, restore, [&] {
            for (std::int64_t i = 0; i < c.count; ++i) {
              MatrixView one = first;
-             one.data = static_cast<unsigned char*>(work) + static_cast<std::size_t>(i * c.rows * c.cols) * size_of(c.dtype);
+             one.data =
+                 static_cast<unsigned char*>(work) + static_cast<std::size_t>(i * c.rows * c.cols) * size_of(c.dtype);
              cuda::wanda_prune(one, norms + i * c.cols, half, status_);
            }
          }));
     if (all) {
-      line("wanda_prune, 65%", median_ms(runs, restore, [&] {
-             cuda::wanda_prune(batch, norms, {c.cols * 65 / 100, nullptr}, status_);
-           }));
+      line("wanda_prune, 65%",
+           median_ms(runs, restore, [&] { cuda::wanda_prune(batch, norms, {c.cols * 65 / 100, nullptr}, status_); }));
       line("magnitude", median_ms(runs, restore, [&] { cuda::wanda_prune(batch, nullptr, half, status_); }));
       line("wanda_mask", median_ms(runs, nothing, [&] { cuda::wanda_mask(batch, norms, half, masks, status_); }));
       line("nm_prune 2:4", median_ms(runs, restore, [&] { cuda::nm_prune(batch, norms, 2, 4, status_); }));
@@ -140,9 +140,8 @@ class Bench {
       line("nm_mask 2:4", median_ms(runs, nothing, [&] { cuda::nm_mask(batch, 2, 4, masks, status_); }));
       restore();
       cuda::wanda_prune(batch, norms, {c.cols * 6 / 10, nullptr}, status_);
-      line("wanda_prune of weights with 60% zeros", median_ms(runs, nothing, [&] {
-             cuda::wanda_prune(batch, norms, half, status_);
-           }));
+      line("wanda_prune of weights with 60% zeros",
+           median_ms(runs, nothing, [&] { cuda::wanda_prune(batch, norms, half, status_); }));
       const MatrixView transposed{work, c.rows, c.cols, 1, c.rows, c.dtype};
       line("wanda_prune, transposed", median_ms(std::min(runs, 5), restore, [&] {
              cuda::wanda_prune({transposed, c.count, c.rows * c.cols}, norms, half, status_);
@@ -179,9 +178,10 @@ void arctic_layer(int runs) {
                             {cols / 2, nullptr}, status);
         }
       });
-  std::printf("\nOne Arctic layer, 128 experts, 3 x 7168 x 4864, bfloat16, %.1f GB, pruned at 50%%: %.2f ms\n", kOne * 6 / 1e9,
-              ms);
-  for (void* data : {static_cast<void*>(status), static_cast<void*>(source), static_cast<void*>(norms)}) check(cudaFree(data));
+  std::printf("\nOne Arctic layer, 128 experts, 3 x 7168 x 4864, bfloat16, %.1f GB, pruned at 50%%: %.2f ms\n",
+              kOne * 6 / 1e9, ms);
+  for (void* data : {static_cast<void*>(status), static_cast<void*>(source), static_cast<void*>(norms)})
+    check(cudaFree(data));
   for (auto* weight : weights) check(cudaFree(weight));
 }
 
