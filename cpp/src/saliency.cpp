@@ -25,7 +25,7 @@ AlignedVector<float> check_wanda(const char* operation, const ConstMatrixView& w
     if (!(std::isfinite(value) && value >= 0.0f)) {
       fail(operation, "input_sq_norm must be finite and not negative, got ", value, " for feature ", c);
     }
-    norm[c] = std::sqrt(value);
+    norm[c] = std::abs(std::sqrt(value));  // of −0 it is −0, and a score's sign bit must be 0
   }
   return norm;
 }

@@ -398,6 +398,29 @@ TEST(NmPrune, MatchesAStableSortPerBlock) {
   expect_nm_pruned(DType::f32, Layout::transposed, 3, 0, 2, 4, 0, false, generator);
 }
 
+TEST(WandaMask, ANormOfMinusZeroIsOneOfZero) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    constexpr std::int64_t kCols = 65;
+    Matrix weight(dtype, 1, kCols), scores(DType::f32, 1, kCols);
+    weight.fill([](std::int64_t, std::int64_t) { return 2.0; });
+    std::vector<float> squares(kCols, 1.0f);
+    squares[3] = squares[40] = -0.0f;
+    squares[22] = 0.0f;
+    for (const std::int64_t count : {0, 1, 2, 3}) {
+      Mask mask(1, kCols);
+      wanda_mask(weight.view(), squares, std::vector<std::int64_t>{count}, mask.view);
+      for (std::int64_t c = 0; c < kCols; ++c) {
+        const bool is_pruned = (c == 3 && count > 0) || (c == 22 && count > 1) || (c == 40 && count > 2);
+        EXPECT_EQ(mask.keeps(0, c), !is_pruned) << "column " << c << ", " << count << " pruned";
+      }
+    }
+    wanda_scores(weight.view(), squares, scores.view());
+    EXPECT_FALSE(std::signbit(scores.get(0, 3)));
+    Matrix pruned = weight;
+    EXPECT_EQ(nm_prune({pruned.view().data, 1, 64, 64, 1, dtype}, Span<const float>(squares.data(), 64), 1, 32), 62);
+  }
+}
+
 TEST(NmPrune, RowsWithoutColumnsAreNoWork) {
   constexpr std::int64_t kMany = std::int64_t{1} << 60;
   const MatrixView empty = {nullptr, kMany, 0, 0, 1, DType::bf16};
