@@ -55,15 +55,21 @@ CLOCK_NAME = "CPU time" if _IS_CPU_TIME else "wall time"
 PAUSE = 0.0 if OPTIONS.threads == 1 else 0.01
 
 
-def measure(candidates: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """Median and interquartile range in seconds; runs are interleaved, so that noise hits all alike."""
+def measure(
+    candidates: dict[str, Callable[[], object]], pause: float = PAUSE
+) -> dict[str, tuple[float, float]]:
+    """Median and interquartile range in seconds; runs are interleaved, so that noise hits all alike.
+
+    Candidates without pools that spin need no pause, behind which short runs would find cold caches and a slow clock.
+    """
     runs: dict[str, list[float]] = {name: [] for name in candidates}
     for function in candidates.values():
         function()  # warm
     deadline = time.perf_counter() + OPTIONS.seconds
     while len(next(iter(runs.values()))) < 3 or time.perf_counter() < deadline:
         for name, function in candidates.items():
-            time.sleep(PAUSE)
+            if pause > 0:
+                time.sleep(pause)
             start = CLOCK()
             function()
             runs[name].append(CLOCK() - start)

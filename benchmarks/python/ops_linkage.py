@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linkage of ready distances, and of router rows with their distances: ours, SciPy, fastcluster.
 
-`--sizes` picks n (from 8,192 two runs each); with --threads above 1 all times are wall times, and
+`--sizes` picks n (at 8,192 two runs each, from 16,384 one); with --threads above 1 all times are wall times, and
 ours are taken with one thread and with so many.
 """
 
@@ -16,9 +16,9 @@ from scipy.spatial.distance import pdist
 
 from stun_ext import ops
 
-NOTE = """Milliseconds, median (interquartile range; of two runs, their mean and difference). "condensed" takes ready
-float64 distances of Gaussian rows, "rows" includes the distances (float32 rows; SciPy and fastcluster cluster SciPy's
-pdist of them). SciPy and fastcluster use one thread."""
+NOTE = """Milliseconds, median (interquartile range; of two runs, their mean and difference; from 16,384 one run).
+"condensed" takes ready float64 distances of Gaussian rows, "rows" includes the distances (float32 rows; SciPy and
+fastcluster cluster SciPy's pdist of them). SciPy and fastcluster use one thread."""
 
 METHODS = ("single", "complete", "average", "ward", "centroid")
 SIZES = (128, 256, 384, 512, 1024, 2048, 4096)
@@ -33,16 +33,16 @@ def ours(array: np.ndarray, method: str, threads: int) -> Callable[[], object]:
     return run
 
 
-def measure_twice(candidates: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+def measure_few(candidates: dict[str, Callable[[], object]], count: int) -> dict[str, tuple[float, float]]:
     for function in candidates.values():
         function()  # warm: memory that a virtual machine has never touched is slow the first time
     runs: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(2):
+    for _ in range(count):
         for name, function in candidates.items():
             start = CLOCK()
             function()
             runs[name].append(CLOCK() - start)
-    return {name: ((a + b) / 2, abs(a - b)) for name, (a, b) in runs.items()}
+    return {name: (sum(seconds) / count, max(seconds) - min(seconds)) for name, seconds in runs.items()}
 
 
 def main() -> None:
@@ -68,7 +68,8 @@ def main() -> None:
                         candidates[name] = lambda f=other, X=X, m=method: f(pdist(X.astype(np.float64)), m)
                     else:
                         candidates[name] = lambda f=other, Y=Y, m=method: f(Y, m)
-                times = (measure_twice if n >= 8192 else measure)(candidates)
+                few = 0 if n < 8192 else 2 if n < 16384 else 1
+                times = measure_few(candidates, few) if few else measure(candidates, pause=0.0)
                 rows.append([str(n), method, kind, *(milliseconds(times[name]) for name in names)])
     table("Linkage", NOTE, ["n", "method", "from", *names], rows)
 

@@ -320,7 +320,7 @@ TEST(Linkage, WardOfEverySizeHasTheBitsOfDivision) {
   }
 }
 
-TEST(Linkage, ManyClustersAreTheSameWithEveryIsaAndThreadCount) {  // enough for threads, and several squeezes
+TEST(Linkage, ManyClustersAreTheSameWithEveryIsaAndThreadCount) {  // several squeezes
   std::mt19937 generator(7);
   const std::size_t n = 1100;
   std::vector<double> condensed(n * (n - 1) / 2);
@@ -339,7 +339,7 @@ TEST(Linkage, ManyClustersAreTheSameWithEveryIsaAndThreadCount) {  // enough for
   }
 }
 
-TEST(Linkage, WhatNoCacheHoldsIsTheSameWithEveryIsaAndThreadCount) {
+TEST(Linkage, WhatNoCacheHoldsIsTheSameWithEveryIsaAndThreadCount) {  // enough for threads, too
   std::mt19937 generator(11);
   const auto n = static_cast<std::size_t>(std::sqrt(static_cast<double>(detail::kStreamedFrom))) + 50;
   std::vector<double> condensed(n * (n - 1) / 2);

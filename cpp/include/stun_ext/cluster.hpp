@@ -36,7 +36,8 @@ struct Merge {
 /// @return           n−1 merges, heights non-decreasing but for centroid.
 /// @throws std::invalid_argument if the length is not n(n−1)/2 for an n >= 1, or on NaN or Inf, or for Ward and
 ///         centroid a magnitude above 1e150, naming the pair.
-/// Memory: 1.13 n² doubles, for n below 2,048 up to 1.3 n². More threads pay from n of about 1,000.
+/// Memory: 1.13 n² doubles, for n below 2,048 up to 1.3 n². More threads pay from n of about 2,000. Single linkage from
+/// n = 512: O(n), with one thread, unless more than 2 n distances tie where clusters merge.
 std::vector<Merge> linkage(Span<const double> condensed, Linkage method, Executor& executor = default_executor());
 
 /// How much memory a clustering of rows may take, and where it may end early.

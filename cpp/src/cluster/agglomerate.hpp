@@ -15,7 +15,7 @@
 namespace stun_ext::detail {
 
 /// Fewer clusters are copied, mirrored, searched or squeezed before a thread has started.
-constexpr std::int64_t kParallelFrom = 1024;
+constexpr std::int64_t kParallelFrom = 2048;
 
 constexpr std::int64_t kStreamedFrom = std::int64_t{1} << 23;
 

@@ -18,8 +18,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// Observations that distances are compared by, at most. Few clusters need few, and with this many at most 1/17 of the
-/// pairs lie in clusters that have none.
+/// Observations that distances are compared by, at most: pairs inside a cluster that has none are not filtered.
 constexpr std::size_t kReferences = 16;
 
 struct Edge {
@@ -50,6 +49,7 @@ class GrowingTree {
     edges_.reserve(limit_of(n) + heights_.size());  // a new observation adds less than n
   }
 
+  /// False if a distance is beyond `highest`.
   bool add(std::int64_t i, double highest) {
     const double* row = condensed_ + i * (2 * n_ - i - 1) / 2;
     const std::int64_t count = n_ - i - 1, first = i + 1;
