@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.stun_ext-installed
 CXX_SOURCES := $(shell find cpp cuda bindings cmake -type f 2>/dev/null) $(wildcard CMakeLists.txt)
 PYTHON_SOURCES := .ci benchmarks python tests  # not Markdown, whose examples are laid out for readers
-FORMATTED := $(shell find cpp cuda bindings tests benchmarks -type f \( -name '*.hpp' -o -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' \) 2>/dev/null)
+FORMATTED := $(shell find cpp cuda bindings tests benchmarks -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' \) 2>/dev/null)
 
 # A command of this project must not pick up another environment's settings.
 export PYTHONNOUSERSITE := 1

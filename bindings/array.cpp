@@ -99,21 +99,24 @@ std::string name_of(dlpack::DataType dtype) {
   return name;
 }
 
-void check_device(const Argument& argument, std::int32_t type) {
-  if (type == dlpack::kCpu || type == dlpack::kCudaHost) return;
-  throw std::invalid_argument(argument.prefix() + "must be in host memory, got DLPack device type " +
-                              std::to_string(type));
+void check_device(const Argument& argument, std::int32_t type, Place place) {
+  const bool is_host = type == dlpack::kCpu || type == dlpack::kCudaHost;
+  if (place == Place::host ? is_host : type == dlpack::kCuda) return;
+  throw std::invalid_argument(argument.prefix() + "must be in " + (place == Place::host ? "host" : "CUDA device") +
+                              " memory, got DLPack device type " + std::to_string(type));
 }
 
 /// Asks for a versioned capsule (it can say "read-only"); producers older than DLPack 1.0 do not know the keyword.
-py::object export_capsule(const py::object& object) {
+py::object export_capsule(const py::object& object, Place place) {
   const py::object method = object.attr("__dlpack__");
+  py::dict arguments;
+  if (place == Place::cuda) arguments["stream"] = -1;  // no synchronisation
   try {
-    return method(py::arg("max_version") = py::make_tuple(1, 0));
+    return method(**arguments, py::arg("max_version") = py::make_tuple(1, 0));
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
   }
-  return method();
+  return method(**arguments);
 }
 
 template <class Managed>
@@ -150,15 +153,15 @@ const char* name_of(Element element) noexcept {
 }
 
 Array::Array(const Argument& argument, const py::object& object, Access access, Ranks ranks, Elements elements,
-             const std::optional<std::string>& dtype) {
+             const std::optional<std::string>& dtype, Place place) {
   if (dtype && *dtype != "bfloat16") {
     throw std::invalid_argument(std::string("[") + argument.operation + "] dtype must be None or \"bfloat16\", got \"" +
                                 *dtype + "\"");
   }
-  if (py::isinstance<py::array>(object)) {
+  if (place == Place::host && py::isinstance<py::array>(object)) {
     take_numpy(argument, py::reinterpret_borrow<py::array>(object), elements, dtype.has_value());
   } else if (py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__")) {
-    take_dlpack(argument, object, elements, dtype.has_value());
+    take_dlpack(argument, object, elements, dtype.has_value(), place);
   } else {
     throw py::type_error(argument.prefix() + "must be a NumPy array or a tensor with __dlpack__, got " +
                          type_name(object));
@@ -205,9 +208,9 @@ void Array::take_numpy(const Argument& argument, const py::array& array, Element
   numpy_ = array;
 }
 
-void Array::take_dlpack(const Argument& argument, const py::object& object, Elements elements, bool bits) {
-  check_device(argument, object.attr("__dlpack_device__")()[py::int_(0)].cast<std::int32_t>());
-  const py::object capsule = export_capsule(object);
+void Array::take_dlpack(const Argument& argument, const py::object& object, Elements elements, bool bits, Place place) {
+  check_device(argument, object.attr("__dlpack_device__")()[py::int_(0)].cast<std::int32_t>(), place);
+  const py::object capsule = export_capsule(object, place);
   const dlpack::Tensor* tensor = nullptr;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto managed =
@@ -227,7 +230,8 @@ void Array::take_dlpack(const Argument& argument, const py::object& object, Elem
   } else {
     throw py::type_error(argument.prefix() + "must return an unused DLPack capsule from __dlpack__");
   }
-  check_device(argument, tensor->device.type);
+  check_device(argument, tensor->device.type, place);
+  device_ = tensor->device.id;
   set_element(argument, element_of(tensor->dtype, bits), elements, name_of(tensor->dtype));
   set_rank(tensor->ndim);
   for (int axis = std::min(rank_, 2) - 1; axis >= 0; --axis) {

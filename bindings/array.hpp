@@ -48,9 +48,13 @@ inline constexpr Elements kCounts = {Element::f32, Element::f64, Element::i64};
 
 enum class Access : std::uint8_t { read, write };
 
-/// A one- or two-dimensional host array that is kept alive, and seen without a copy.
+/// Whose memory an array lies in. A CUDA array is taken without synchronising: it must be ready for whatever stream the
+/// operation is queued on.
+enum class Place : std::uint8_t { host, cuda };
+
+/// A one- or two-dimensional array that is kept alive, and seen without a copy.
 ///
-/// Made from a NumPy array, or from any object with `__dlpack__` on the CPU. Needs the GIL to be made and destroyed,
+/// Made from a NumPy array, or from any object with `__dlpack__` at the place. Needs the GIL to be made and destroyed,
 /// not to be read.
 class Array {
  public:
@@ -59,8 +63,10 @@ class Array {
   ///         (ValueError) on other ranks, on other devices, on misaligned or byte-swapped memory, and, for
   ///         Access::write, on read-only memory.
   Array(const Argument& argument, const py::object& object, Access access, Ranks ranks, Elements elements,
-        const std::optional<std::string>& dtype = std::nullopt);
+        const std::optional<std::string>& dtype = std::nullopt, Place place = Place::host);
 
+  /// Its number, for Place::cuda.
+  int device() const noexcept { return device_; }
   int rank() const noexcept { return rank_; }
   std::int64_t shape(int axis) const noexcept { return shape_[static_cast<std::size_t>(axis)]; }
   std::int64_t stride(int axis) const noexcept { return strides_[static_cast<std::size_t>(axis)]; }
@@ -73,7 +79,7 @@ class Array {
 
  private:
   void take_numpy(const Argument& argument, const py::array& array, Elements elements, bool bits);
-  void take_dlpack(const Argument& argument, const py::object& object, Elements elements, bool bits);
+  void take_dlpack(const Argument& argument, const py::object& object, Elements elements, bool bits, Place place);
   void set_element(const Argument& argument, std::optional<Element> element, Elements elements,
                    const std::string& name);
   void set_rank(std::int64_t rank);
@@ -82,6 +88,7 @@ class Array {
   py::object numpy_;                // owner, if NumPy
   std::shared_ptr<void> exported_;  // owner, if DLPack: runs the producer's deleter
   void* data_ = nullptr;
+  int device_ = 0;
   int rank_ = 0;
   Element element_ = Element::f32;
   bool writable_ = false;
@@ -125,5 +132,6 @@ void register_distance(py::module_& module);
 void register_cluster(py::module_& module);
 void register_mask(py::module_& module);
 void register_sparse(py::module_& module);
+void register_cuda_mask(py::module_& module);
 
 }  // namespace stun_ext::python

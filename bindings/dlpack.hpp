@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-/// The DLPack binary interface, as far as a consumer of host tensors needs it (dmlc.github.io/dlpack, versions 0.8 and
-/// 1.x). Declared here so that the build needs no further header; layouts are fixed by that specification.
+/// The DLPack binary interface, as far as a consumer of host and CUDA tensors needs it (dmlc.github.io/dlpack, versions
+/// 0.8 and 1.x). Declared here so that the build needs no further header; layouts are fixed by that specification.
 namespace stun_ext::python::dlpack {
 
 struct Device {
@@ -13,6 +13,7 @@ struct Device {
 };
 
 constexpr std::int32_t kCpu = 1;
+constexpr std::int32_t kCuda = 2;
 constexpr std::int32_t kCudaHost = 3;  // pinned host memory
 
 struct DataType {

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, module) {
   stun_ext::python::register_cluster(module);
   stun_ext::python::register_mask(module);
   stun_ext::python::register_sparse(module);
+  stun_ext::python::register_cuda_mask(module);
   module.def("cpu_info", [] {
     const stun_ext::CpuInfo info = stun_ext::cpu_info();
     py::list supported;

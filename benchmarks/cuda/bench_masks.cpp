@@ -90,6 +90,7 @@ struct Case {
 class Bench {
  public:
   Bench() : status_(allocate<cuda::MaskStatus>(1)) {
+    check(cudaMemset(status_, 0, sizeof *status_));
     std::printf("| weights | type | operation | ms | GB/s of weights | share of a copy |\n|---|---|---|---|---|---|\n");
   }
 
@@ -158,6 +159,7 @@ class Bench {
 void arctic_layer(int runs) {
   constexpr std::int64_t kExperts = 128, kInner = 4864, kHidden = 7168, kOne = kExperts * kInner * kHidden;
   auto* status = allocate<cuda::MaskStatus>(1);
+  check(cudaMemset(status, 0, sizeof *status));
   auto* source = allocate<std::uint16_t>(kOne);
   auto* norms = allocate<float>(kExperts * kHidden);
   std::vector<float> squares;

@@ -113,8 +113,9 @@ void throw_if_illegal(const char* operation, const char* name, const MaskStatus&
   if (status.not_finite != 0) {
     const std::uint64_t place = ~status.not_finite;
     const std::uint64_t row = place / col_count;
-    detail::fail(operation, name, only_nan ? " must not hold NaN, got one in row " : " must be finite, got NaN or Inf in row ", row % row_count, ", column ",
-                 place % col_count, matrix(row / row_count));
+    detail::fail(operation, name,
+                 only_nan ? " must not hold NaN, got one in row " : " must be finite, got NaN or Inf in row ",
+                 row % row_count, ", column ", place % col_count, matrix(row / row_count));
   }
 }
 

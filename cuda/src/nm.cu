@@ -57,14 +57,22 @@ __device__ float root_of(const Blocks& blocks, std::int64_t matrix, std::int64_t
   return __int_as_float(0x7fc00000);
 }
 
+/// Adds those of a whole warp at once: all threads write to one place.
+__device__ void add_zeros(const Blocks& blocks, unsigned zeros) {
+  zeros = __reduce_add_sync(0xffffffffu, zeros);
+  if ((threadIdx.x & 31) == 0 && zeros != 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(&blocks.status->zeros), static_cast<unsigned long long>(zeros));
+  }
+}
+
 template <class Element, bool is_mask, int m, bool is_vector>
 __global__ void __launch_bounds__(kThreads) keep_highest(const Blocks blocks) {
   constexpr int kColumns = m > 8 ? 16 : 8;
   constexpr int kPerWord = static_cast<int>(4 / sizeof(Element));
   constexpr int kWords = kColumns / kPerWord;
   const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kColumns;
-  if (first >= blocks.cols) return;
-  const auto columns = static_cast<int>(blocks.cols - first < kColumns ? blocks.cols - first : kColumns);
+  const auto columns = static_cast<int>(  // none, for threads beyond the row
+      max(static_cast<std::int64_t>(0), min(blocks.cols - first, static_cast<std::int64_t>(kColumns))));
   const bool is_whole = is_vector && columns == kColumns;
   const std::int64_t matrix = blockIdx.z;
   const std::int64_t begin = blocks.rows * blockIdx.y / blocks.strips;
@@ -80,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) keep_highest(const Blocks blocks) {
     }
   }
   auto* base = static_cast<Element*>(blocks.weight) + matrix * blocks.matrix_stride + first * blocks.col_stride;
-  unsigned long long zeros = 0;
+  unsigned zeros = 0;
 
   for (std::int64_t row = begin; row < end; ++row) {
     Element* at = base + row * blocks.row_stride;
@@ -97,7 +105,9 @@ __global__ void __launch_bounds__(kThreads) keep_highest(const Blocks blocks) {
         if (i < columns) words[i / kPerWord] |= read(at + i * blocks.col_stride) << (i % kPerWord * 16);
       }
     }
-    const auto bits = [&](int i) { return kPerWord == 1 ? words[i / kPerWord] : words[i / 2] >> (i % 2 * 16) & 0xffffu; };
+    const auto bits = [&](int i) {
+      return kPerWord == 1 ? words[i / kPerWord] : words[i / 2] >> (i % 2 * 16) & 0xffffu;
+    };
     int order[kColumns];
     unsigned refused = 0;
 #pragma unroll
@@ -173,16 +183,13 @@ __global__ void __launch_bounds__(kThreads) keep_highest(const Blocks blocks) {
       }
     }
   }
-  if (!is_mask && zeros != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&blocks.status->zeros), zeros);
+  if (!is_mask) add_zeros(blocks, zeros);
 }
 
-/// Any other m: a thread for every block of a row. The last one that stays is found first, by its order and column, so
-/// that weights are not zeroed while they are still compared.
+/// Any other m, one block of a row by one thread; returns its zeros. The last one that stays is found first, by its
+/// order and column, so that weights are not zeroed while they are still compared.
 template <class Element, bool is_mask>
-__global__ void __launch_bounds__(kThreads) keep_highest_of_any(const Blocks blocks, std::int64_t blocks_per_row,
-                                                                std::int64_t total) {
-  const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (block >= total) return;
+__device__ unsigned keep_highest_of(const Blocks& blocks, std::int64_t block, std::int64_t blocks_per_row) {
   const std::int64_t line = block / blocks_per_row, first = block % blocks_per_row * blocks.m;
   const std::int64_t matrix = line / blocks.rows, row = line % blocks.rows;
   Element* at = static_cast<Element*>(blocks.weight) + matrix * blocks.matrix_stride + row * blocks.row_stride +
@@ -190,8 +197,7 @@ __global__ void __launch_bounds__(kThreads) keep_highest_of_any(const Blocks blo
   std::uint8_t* mask = blocks.mask + matrix * blocks.mask_matrix_stride + row * blocks.mask_row_stride + first;
   const bool has_roots = !is_mask && blocks.input_sq_norm != nullptr;
   const auto order = [&](int i) {
-    const float root =
-        has_roots ? __fsqrt_rn(blocks.input_sq_norm[matrix * blocks.cols + first + i]) : 1.0f;
+    const float root = has_roots ? __fsqrt_rn(blocks.input_sq_norm[matrix * blocks.cols + first + i]) : 1.0f;
     return order_of<Element, is_mask>(read(at + i * blocks.col_stride), root);
   };
   bool is_left = false;
@@ -202,7 +208,7 @@ __global__ void __launch_bounds__(kThreads) keep_highest_of_any(const Blocks blo
     }
     if (has_roots && !(root_of(blocks, matrix, first + i) >= 0.0f)) is_left = true;
   }
-  if (is_left) return;
+  if (is_left) return 0;
   int limit = 0, limit_column = 0;
   for (int i = 0; i < blocks.m; ++i) {
     const int own = order(i);
@@ -225,13 +231,21 @@ __global__ void __launch_bounds__(kThreads) keep_highest_of_any(const Blocks blo
       zeros += magnitude_bits<Element>(*bits) == 0;
     }
   }
-  if (!is_mask && zeros != 0) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(&blocks.status->zeros), static_cast<unsigned long long>(zeros));
-  }
+  return zeros;
+}
+
+template <class Element, bool is_mask>
+__global__ void __launch_bounds__(kThreads)
+    keep_highest_of_any(const Blocks blocks, std::int64_t blocks_per_row, std::int64_t total) {
+  const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const unsigned zeros = block < total ? keep_highest_of<Element, is_mask>(blocks, block, blocks_per_row) : 0;
+  if (!is_mask) add_zeros(blocks, zeros);
 }
 
 bool is_multiple(std::int64_t value, std::int64_t of) noexcept { return value % of == 0; }
-std::int64_t address_of(const void* data) noexcept { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data)); }
+std::int64_t address_of(const void* data) noexcept {
+  return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data));
+}
 
 template <class Element, bool is_mask, int m>
 void launch_quick(const char* operation, Blocks blocks, std::int64_t count, cudaStream_t stream) {
@@ -273,7 +287,6 @@ void run(const char* operation, const Batch<ConstMatrixView>& weight, const floa
   const ConstMatrixView& view = weight.first;
   const CurrentDevice device(operation, stream);
   const auto queue = static_cast<cudaStream_t>(stream.handle);
-  check_cuda(operation, cudaMemsetAsync(status, 0, sizeof(MaskStatus), queue));
   if (weight.count == 0 || view.rows == 0 || view.cols == 0) return;
   const Blocks blocks{const_cast<void*>(view.data),
                       weight.count > 1 ? weight.stride : 0,

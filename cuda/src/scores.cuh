@@ -19,9 +19,9 @@ constexpr int kVector = static_cast<int>(16 / sizeof(Element));
 
 /// Bits of an element that is +Inf.
 template <class Element>
-constexpr std::uint32_t kInfinity = sizeof(Element) == 4                        ? 0x7f800000u
+constexpr std::uint32_t kInfinity = sizeof(Element) == 4                     ? 0x7f800000u
                                     : std::is_same_v<Element, __nv_bfloat16> ? 0x7f80u
-                                                                                : 0x7c00u;
+                                                                             : 0x7c00u;
 constexpr std::uint32_t kInfiniteUpper = 0x7f80u;  ///< the upper half of a key that is infinite
 
 template <class Element>
@@ -61,12 +61,24 @@ __device__ inline void store_vector(void* to, const uint4& value) { __stcs(stati
 
 /// Copies 16 bytes to shared memory without passing through registers; wait_for_copies before the thread reads them.
 __device__ inline void copy_vector(void* shared, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(from)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(from)
+      : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+/// Asks for memory to be brought to the second cache: 16-byte aligned, a multiple of 16 bytes.
+__device__ inline void prefetch(const void* from, std::uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x == 0 && bytes != 0)
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#else
+  for (std::uint32_t at = threadIdx.x * 128; at < bytes; at += blockDim.x * 128) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + at) : "memory");
+  }
+#endif
+}
 
 template <class Element>
 using Bits = std::conditional_t<sizeof(Element) == 4, std::uint32_t, std::uint16_t>;

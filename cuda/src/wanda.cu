@@ -1,207 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Wanda and magnitude masks, row by row. A block of threads holds the uppers of a row in registers, 32 elements a thread,
-// and 16-bit weights and the roots of the norms in shared memory, so that device memory is read once and written once
-// (float32 rows, twice as large, are read again from the second cache). The cut is found by counting, two limits a pass
-// (wanda.cuh); the few columns that share its upper half are listed and ranked by the lower halves of their keys and
-// their columns.
+// Wanda and magnitude masks, row by row. A block of threads holds the uppers of a row in registers, 32 elements a
+// thread, and 16-bit weights and the roots of the norms in shared memory, so that device memory is read once and
+// written once (float32 rows, twice as large, are read again from the second cache). The cut is found by counting, two
+// limits a pass (wanda.cuh); the few columns that share its upper half are listed and ranked by the lower halves of
+// their keys and their columns.
+#include <algorithm>
+
 #include "check.hpp"
 #include "launch.hpp"
+#include "ties.cuh"
 #include "wanda.cuh"
 
 namespace stun_ext::cuda {
 namespace detail {
 namespace {
-
-/// A batch as kernels see it. Strides are in elements.
-struct Rows {
-  void* weight;
-  std::int64_t matrix_stride, row_stride, col_stride;
-  std::int64_t rows, total_rows;
-  int cols;
-  const float* input_sq_norm;
-  const std::int64_t* counts;
-  std::int64_t count_each;
-  std::uint8_t* mask;
-  std::int64_t mask_matrix_stride, mask_row_stride;
-  MaskStatus* status;
-};
-
-/// One row, as one thread sees it: its items are kVector consecutive columns, then those a block of threads further on.
-template <class Element, bool is_vector>
-class Row {
- public:
-  static constexpr int kChunks = kItems / kVector<Element>;
-  static constexpr int kChunkWords = kWords / kChunks;   ///< of uppers
-  static constexpr bool kIsHeld = sizeof(Element) == 2;  ///< weights stay in shared memory
-
-  /// @param held  room for the row's elements, for kIsHeld.
-  __device__ Row(const Rows& rows, const float* roots, int root_half, void* held, Element* at)
-      : at_(at),
-        held_(static_cast<Element*>(held)),
-        stride_(rows.col_stride),
-        roots_(roots),
-        root_half_(root_half),
-        cols_(rows.cols) {}
-
-  __device__ int column(int chunk) const {
-    return (chunk * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * kVector<Element>;
-  }
-  __device__ int column_of_item(int item) const {  // see equal_items
-    const int word = item & (kWords - 1);
-    return column(word / kChunkWords) + word % kChunkWords * 2 + (item >> 4);
-  }
-  __device__ Element* address(int col) const { return at_ + col * stride_; }
-
-  /// Brings the row to where chunk() finds it.
-  __device__ void fetch() const {
-    if constexpr (kIsHeld) {
-#pragma unroll
-      for (int j = 0; j < kChunks; ++j) {
-        const int first = column(j);
-        if (is_vector && first + kVector<Element> <= cols_) {
-          copy_vector(held_ + first, address(first));
-        } else if (first < cols_) {
-          *reinterpret_cast<uint4*>(held_ + first) = gather(first);
-        }
-      }
-      wait_for_copies();
-    }
-  }
-
-  /// The elements of a chunk; columns beyond the row are 0.
-  __device__ uint4 chunk(int j) const {
-    const int first = column(j);
-    if constexpr (kIsHeld) return *reinterpret_cast<const uint4*>(held_ + first);
-    if (is_vector && first + kVector<Element> <= cols_) return *reinterpret_cast<const uint4*>(address(first));
-    return gather(first);
-  }
-  __device__ std::uint32_t element(int col) const {
-    return *reinterpret_cast<const Bits<Element>*>(kIsHeld ? held_ + col : address(col));
-  }
-
-  /// Roots of kVector columns lie in one piece for 4-byte elements, else in two: no two threads of a quarter of a warp
-  /// then read the same banks.
-  static __device__ int root_place(int col, int half) {
-    if constexpr (kVector<Element> == 4) return col;
-    return ((col >> 2) & 1) * half + (col >> 3) * 4 + (col & 3);
-  }
-
-  /// The uppers of a chunk; columns beyond the row come last in every order. Raises `highest`, by halves.
-  __device__ void score(int j, std::uint32_t* uppers, std::uint32_t& highest) const {
-    const int first = column(j);
-    if (first >= cols_) {
-#pragma unroll
-      for (int k = 0; k < kChunkWords; ++k) uppers[k] = 0x7fff7fffu;
-      return;
-    }
-    const uint4 vector = chunk(j);
-    const std::uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-#pragma unroll
-    for (int k = 0; k < kChunkWords; k += 2) {
-      float4 roots = make_float4(1.0f, 1.0f, 1.0f, 1.0f);  // products by 1 are exact
-      if (roots_ != nullptr) roots = *reinterpret_cast<const float4*>(roots_ + root_place(first + 2 * k, root_half_));
-      if constexpr (kIsHeld) {
-        uppers[k] = uppers_of(words[k] & 0xffffu, roots.x, words[k] >> 16, roots.y);
-        uppers[k + 1] = uppers_of(words[k + 1] & 0xffffu, roots.z, words[k + 1] >> 16, roots.w);
-      } else {
-        uppers[k] = uppers_of(words[0], roots.x, words[1], roots.y);
-        uppers[k + 1] = uppers_of(words[2], roots.z, words[3], roots.w);
-      }
-      highest = __vmaxu2(highest, __vmaxu2(uppers[k], uppers[k + 1]));
-    }
-    if (first + kVector<Element> > cols_) {
-#pragma unroll
-      for (int k = 0; k < kChunkWords; ++k) {
-        if (first + 2 * k >= cols_) uppers[k] |= 0x7fffu;
-        if (first + 2 * k + 1 >= cols_) uppers[k] |= 0x7fff0000u;
-      }
-    }
-  }
-
-  /// The lower half of the key at a column.
-  __device__ std::uint32_t lower(int col) const {
-    const float root = roots_ == nullptr ? 1.0f : roots_[root_place(col, root_half_)];
-    return key_of<Element>(element(col), root) & 0xffffu;
-  }
-
- private:
-  static __device__ std::uint32_t uppers_of(std::uint32_t low, float low_root, std::uint32_t high, float high_root) {
-    return __byte_perm(__float_as_uint(__fmul_rn(weight_from_bits<Element>(low), low_root)),
-                       __float_as_uint(__fmul_rn(weight_from_bits<Element>(high), high_root)), 0x7632) &
-           0x7fff7fffu;
-  }
-
-  __device__ uint4 gather(int first) const {
-    std::uint32_t words[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int i = 0; i < kVector<Element>; ++i) {
-      if (first + i < cols_) {
-        const std::uint32_t bits = *reinterpret_cast<const Bits<Element>*>(address(first + i));
-        words[i * sizeof(Element) / 4] |= bits << (kIsHeld ? i % 2 * 16 : 0);
-      }
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
-  }
-
-  Element* at_;
-  Element* held_;
-  std::int64_t stride_;
-  const float* roots_;
-  int root_half_, cols_;
-};
-
-/// Calls use(item) for each.
-template <class Use>
-__device__ void for_each_item(std::uint32_t items, Use&& use) {
-  while (items != 0) {
-    use(__ffs(static_cast<int>(items)) - 1);
-    items &= items - 1;
-  }
-}
-
-/// Which of the items go whose uppers equal the cut's: the `ties` lowest by (lower half of the key, column). For rows
-/// with many of them, such as zeros.
-template <class RowType>
-__device__ std::uint32_t search_ties(const RowType& row, std::uint32_t equal, int cols, int ties, BlockSum& block) {
-  std::uint32_t highest = 0, inverse_lowest = 0;
-  for_each_item(equal, [&](int item) {
-    const std::uint32_t lower = row.lower(row.column_of_item(item));
-    highest = max(highest, lower);
-    inverse_lowest = max(inverse_lowest, 0xffffu - lower);
-  });
-  int high = static_cast<int>(block.max(highest));
-  int low = 0xffff - static_cast<int>(block.max(inverse_lowest)) - 1;
-  int at_low = 0;
-  const auto count = [&](auto&& goes) {
-    std::uint32_t found = 0;
-    for_each_item(equal, [&](int item) { found += goes(row.column_of_item(item)); });
-    return static_cast<int>(block.sum(found));
-  };
-  while (high - low > 1) {
-    const int middle = low + (high - low) / 2;
-    const int found = count([&](int col) { return static_cast<int>(row.lower(col)) <= middle; });
-    if (found < ties) {
-      low = middle, at_low = found;
-    } else {
-      high = middle;
-    }
-  }
-  std::uint32_t below = 0, tied = 0;
-  for_each_item(equal, [&](int item) {
-    const int lower = static_cast<int>(row.lower(row.column_of_item(item)));
-    below |= lower < high ? 1u << item : 0u;
-    tied |= lower == high ? 1u << item : 0u;
-  });
-  ties -= at_low;
-  low = -1, high = cols - 1;  // now columns
-  equal = tied;
-  while (high - low > 1) {
-    const int middle = low + (high - low) / 2;
-    (count([&](int col) { return col <= middle; }) < ties ? low : high) = middle;
-  }
-  for_each_item(tied, [&](int item) { below |= row.column_of_item(item) <= high ? 1u << item : 0u; });
-  return below;
-}
 
 /// sqrt(input_sq_norm) of a matrix to shared memory; false if one is illegal.
 template <class RowType>
@@ -252,9 +64,14 @@ __global__ void __launch_bounds__(1024, 1) cut_rows(const Rows rows) {
     if (!is_legal) continue;
     const int wanted = static_cast<int>(count);
 
-    const RowType row(rows, roots, root_half, held,
-                      static_cast<Element*>(rows.weight) + matrix * rows.matrix_stride + row_in_matrix * rows.row_stride);
+    Element* at = static_cast<Element*>(rows.weight) + matrix * rows.matrix_stride + row_in_matrix * rows.row_stride;
+    const RowType row(rows, roots, root_half, held, at);
     row.fetch();
+    // The next row, while this one is searched. Not for float32, whose own row would be pushed out of the cache before
+    // it is read again, nor for masks, which leave the memory nothing to wait for.
+    if (RowType::kIsHeld && is_vector && !is_mask && place + 1 < end && row_in_matrix + 1 < rows.rows) {
+      prefetch(at + rows.row_stride, static_cast<std::uint32_t>(rows.cols * sizeof(Element)) & ~15u);
+    }
     std::uint32_t uppers[kWords];
     std::uint32_t highest = 0;
 #pragma unroll
@@ -294,7 +111,7 @@ __global__ void __launch_bounds__(1024, 1) cut_rows(const Rows rows) {
         });
         if (threadIdx.x < 4) shared.list[cut.equal + static_cast<int>(threadIdx.x)] = 0xffffffffu;
       } else {
-        const std::uint32_t going = search_ties(row, equal, rows.cols, cut.ties, block);
+        const std::uint32_t going = search_ties(row, equal, cut.ties, block);
         equal &= ~going;
 #pragma unroll
         for (int k = 0; k < kWords; ++k) uppers[k] = (uppers[k] & ~halves(going, k)) | (halves(equal, k) & 0x7fff7fffu);
@@ -318,7 +135,8 @@ __global__ void __launch_bounds__(1024, 1) cut_rows(const Rows rows) {
       if constexpr (is_mask) {
         std::uint32_t keeps[kChunkWords / 2];
 #pragma unroll
-        for (int k = 0; k < kChunkWords / 2; ++k) keeps[k] = ~__byte_perm(goes[2 * k], goes[2 * k + 1], 0x6420) & 0x01010101u;
+        for (int k = 0; k < kChunkWords / 2; ++k)
+          keeps[k] = ~__byte_perm(goes[2 * k], goes[2 * k + 1], 0x6420) & 0x01010101u;
         if (is_whole) {
           if constexpr (kVec == 8) {
             __stcs(reinterpret_cast<uint2*>(mask + first), make_uint2(keeps[0], keeps[1]));
@@ -349,7 +167,8 @@ __global__ void __launch_bounds__(1024, 1) cut_rows(const Rows rows) {
             const std::uint32_t bits = RowType::kIsHeld ? words[i / 2] >> (i % 2 * 16) & 0xffffu : words[i % 4];
             if (first + i < rows.cols) {
               row_zeros += magnitude_bits<Element>(bits) == 0;
-              if (!is_whole) *reinterpret_cast<Bits<Element>*>(row.address(first + i)) = static_cast<Bits<Element>>(bits);
+              if (!is_whole)
+                *reinterpret_cast<Bits<Element>*>(row.address(first + i)) = static_cast<Bits<Element>>(bits);
             }
           }
         }
@@ -389,12 +208,44 @@ bool is_multiple(std::int64_t value, std::int64_t of) noexcept { return value % 
 /// Whether rows may be moved 16 bytes at a time.
 bool is_vector(const Rows& rows, std::int64_t size) noexcept {
   const std::int64_t elements = 16 / size;
-  const bool weight = rows.col_stride == 1 && is_multiple(static_cast<std::int64_t>(
-                                                  reinterpret_cast<std::uintptr_t>(rows.weight)), 16) &&
+  const bool weight = rows.col_stride == 1 &&
+                      is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(rows.weight)), 16) &&
                       is_multiple(rows.row_stride, elements) && is_multiple(rows.matrix_stride, elements);
   const bool mask = is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(rows.mask)), elements) &&
                     is_multiple(rows.mask_row_stride, elements) && is_multiple(rows.mask_matrix_stride, elements);
   return weight && mask;
+}
+
+/// Blocks that the device runs at once. Answers are kept: to ask costs as much as to launch.
+std::int64_t resident_blocks(const char* operation, const void* kernel, int device, int threads, std::size_t shared) {
+  struct Answer {
+    const void* kernel;
+    int device, threads;
+    std::size_t shared;
+    std::int64_t blocks;
+  };
+  constexpr int kKept = 16;
+  thread_local Answer answers[kKept] = {};
+  thread_local int next = 0;
+  for (const Answer& answer : answers) {
+    if (answer.kernel == kernel && answer.device == device && answer.threads == threads && answer.shared == shared) {
+      return answer.blocks;
+    }
+  }
+  int processors = 0, resident = 0;
+  check_cuda(operation, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  int most = 0;  // set to what the device has, not to `shared`: another thread may have asked for more
+  check_cuda(operation, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  cudaFuncAttributes attributes;
+  check_cuda(operation, cudaFuncGetAttributes(&attributes, kernel));
+  check_cuda(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             most - static_cast<int>(attributes.sharedSizeBytes)));
+  check_cuda(operation, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared));
+  if (resident == 0)
+    throw Error(std::string("[") + operation + "] a row does not fit into this device's shared memory");
+  answers[next] = {kernel, device, threads, shared, static_cast<std::int64_t>(processors) * resident};
+  next = (next + 1) % kKept;
+  return static_cast<std::int64_t>(processors) * resident;
 }
 
 template <class Element>
@@ -405,16 +256,11 @@ void launch(const char* operation, const Rows& rows, const CurrentDevice& device
                              : (vector ? cut_rows<Element, true, true> : cut_rows<Element, true, false>);
   const int warps = (rows.cols + 32 * kItems - 1) / (32 * kItems);
   const int threads = 32 * warps;
-  const std::size_t shared = static_cast<std::size_t>(threads) * kItems *
-                             ((rows.input_sq_norm == nullptr ? 0 : sizeof(float)) +
-                              (Row<Element, true>::kIsHeld ? sizeof(Element) : 0));
-  int processors = 0, resident = 0;
-  check_cuda(operation, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device.id()));
-  check_cuda(operation, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  check_cuda(operation, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, reinterpret_cast<const void*>(kernel),
-                                                                      threads, shared));
-  const std::int64_t blocks = std::min<std::int64_t>(rows.total_rows, static_cast<std::int64_t>(processors) * resident);
+  const std::size_t shared =
+      static_cast<std::size_t>(threads) * kItems *
+      ((rows.input_sq_norm == nullptr ? 0 : sizeof(float)) + (Row<Element, true>::kIsHeld ? sizeof(Element) : 0));
+  const std::int64_t blocks = std::min(
+      rows.total_rows, resident_blocks(operation, reinterpret_cast<const void*>(kernel), device.id(), threads, shared));
   Rows copy = rows;
   void* arguments[] = {&copy};
   check_cuda(operation, cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
@@ -427,7 +273,6 @@ void run(const char* operation, const Batch<ConstMatrixView>& weight, const floa
   const ConstMatrixView& view = weight.first;
   const CurrentDevice device(operation, stream);
   const auto queue = static_cast<cudaStream_t>(stream.handle);
-  check_cuda(operation, cudaMemsetAsync(status, 0, sizeof(MaskStatus), queue));
   Rows rows{const_cast<void*>(view.data),
             weight.count > 1 ? weight.stride : 0,
             view.rows > 1 ? view.row_stride : 0,

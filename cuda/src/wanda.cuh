@@ -6,9 +6,9 @@
 /// The parts of wanda.cu: how a block of threads holds a row, counts in it, and finds where to cut it.
 namespace stun_ext::cuda::detail {
 
-constexpr int kItems = 32;            ///< elements of a row that one thread holds, so that a mask of them is a word
-constexpr int kWords = kItems / 2;    ///< two uppers each
-constexpr int kMostListed = 512;      ///< uppers equal to the cut's that a list takes; more are searched in place
+constexpr int kItems = 32;          ///< elements of a row that one thread holds, so that a mask of them is a word
+constexpr int kWords = kItems / 2;  ///< two uppers each
+constexpr int kMostListed = 512;    ///< uppers equal to the cut's that a list takes; more are searched in place
 constexpr int kListedPerWarp = 64;
 
 /// Memory that the threads of a block share.
@@ -31,6 +31,19 @@ class BlockSum {
     value = __reduce_max_sync(0xffffffffu, value);
     return across([](std::uint32_t v) { return __reduce_max_sync(0xffffffffu, v); }, value);
   }
+  /// The sum of the threads before this one.
+  __device__ std::uint32_t sum_before(std::uint32_t value) {
+    const std::uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    std::uint32_t upto = value;
+    for (std::uint32_t step = 1; step < 32; step *= 2) {
+      const std::uint32_t other = __shfl_up_sync(0xffffffffu, upto, step);
+      if (lane >= step) upto += other;
+    }
+    const std::uint32_t before =
+        across([&](std::uint32_t v) { return __reduce_add_sync(0xffffffffu, lane < warp ? v : 0u); },
+               __shfl_sync(0xffffffffu, upto, 31));
+    return before + upto - value;
+  }
 
  private:
   template <class Reduce>
@@ -47,8 +60,8 @@ class BlockSum {
   int turn_ = 0;
 };
 
-/// Bytes chosen by the selector's nibbles from (low, high); with its highest bit a nibble asks for the byte's sign in all
-/// of the byte's bits, which __byte_perm ignores.
+/// Bytes chosen by the selector's nibbles from (low, high); with its highest bit a nibble asks for the byte's sign in
+/// all of the byte's bits, which __byte_perm ignores.
 template <unsigned selector>
 __device__ inline std::uint32_t permute(std::uint32_t low, std::uint32_t high) {
   std::uint32_t result;
@@ -120,7 +133,8 @@ class CutSearch {
           first = low + step, second = low + 4 * step;
         }
       } else if (width <= kNarrow && rounds < 2 * kGuesses) {
-        const float share = __fdividef(static_cast<float>(wanted - at_low) - 0.5f, static_cast<float>(at_high - at_low));
+        const float share =
+            __fdividef(static_cast<float>(wanted - at_low) - 0.5f, static_cast<float>(at_high - at_low));
         second = low + static_cast<int>(share * static_cast<float>(width)) + 1;
         first = second - 1;
       } else {
@@ -128,8 +142,9 @@ class CutSearch {
       }
       first = min(max(first, low + 1), high - 1);
       second = min(max(second, first), high - 1);
+      const std::uint32_t own = count_at_most(uppers, first);
       const std::uint32_t counts =
-          block.sum(count_at_most(uppers, first) | (count_at_most(uppers, second) << 16));  // 32,768 fit
+          block.sum(own | (second == first ? own : count_at_most(uppers, second)) << 16);  // 32,768 fit
       const int at_first = static_cast<int>(counts & 0xffffu), at_second = static_cast<int>(counts >> 16);
       if (at_first >= wanted) {
         high = first, at_high = at_first;
@@ -140,7 +155,7 @@ class CutSearch {
       }
       ++rounds;
     }
-    step_ = hint_ < 0 ? kFirstStep : min(max(2 * abs(high - hint_), kFirstStep / 2), kNarrow / 2);
+    step_ = hint_ < 0 ? kFirstStep : min(max(2 * abs(high - hint_), kFirstStep / 2), 2 * kFirstStep);
     hint_ = high;
     if (at_high == wanted) return {high + 1, 0, 0};
     return {high, at_high - at_low, wanted - at_low};
@@ -148,9 +163,9 @@ class CutSearch {
 
  private:
   static constexpr int kTop = static_cast<int>(kInfiniteUpper);
-  static constexpr int kGuesses = 4;     ///< passes that guess before the bracket is halved, whatever the data
-  static constexpr int kNarrow = 64;     ///< a bracket that a straight line describes: half a power of two
-  static constexpr int kFirstStep = 8;
+  static constexpr int kGuesses = 4;   ///< passes that guess before the bracket is halved, whatever the data
+  static constexpr int kNarrow = 128;  ///< a bracket that a straight line describes: half a power of two
+  static constexpr int kFirstStep = 32;
   int hint_ = -1;
   int step_ = kFirstStep;
 };

@@ -2,10 +2,12 @@
 """The algorithms of the compiled core, as typed functions on arrays.
 
 Every function takes NumPy arrays or torch tensors and returns the kind of its first array argument; a torch
-result lies on that argument's device. Tensors of other devices go through host memory, ``requires_grad`` is
-detached, and any other CPU object with ``__dlpack__`` is read too (the result is then NumPy). Matrices are
-never copied on the way in: strided, transposed and read-only ones are read where they lie. bfloat16 comes as
-torch, as ``ml_dtypes.bfloat16``, or as its bits in uint16 together with ``dtype="bfloat16"``.
+result lies on that argument's device. Masks of CUDA tensors are made on their device, on torch's current
+stream, where the library was built with CUDA (`build_info`); these functions wait for it, to return counts and
+raise errors. Other operations and devices go through host memory, ``requires_grad`` is detached, and any other
+CPU object with ``__dlpack__`` is read too (the result is then NumPy). Matrices are never copied on the way in:
+strided, transposed and read-only ones are read where they lie. bfloat16 comes as torch, as
+``ml_dtypes.bfloat16``, or as its bits in uint16 together with ``dtype="bfloat16"``.
 
 All functions check their arguments before any work: ``TypeError`` for a wrong kind or dtype, ``ValueError``
 for a wrong shape or value, with a message such as ``[cut_tree] n_clusters must be in [1, 8], got 9``. They
@@ -17,6 +19,7 @@ threads and, but for the last bits of matrix products, every instruction set.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -412,6 +415,10 @@ def wanda_mask(
         ValueError: As `wanda_scores`, `sparsity` is out of its range or of the wrong length, or `out` is read-only or
             not as above. Where W holds NaN or Inf, what `out` holds then is unspecified.
     """
+    gpu = _wanda_on_gpu(W, input_sq_norm, sparsity, dtype)
+    if gpu is not None and (mask := gpu.mask(out)) is not None:
+        gpu.run("wanda_mask", _core.cuda_wanda_mask, gpu.norms, gpu.each, gpu.counts, mask)
+        return mask if out is None else out
     weight, norms = _host("wanda_mask", "W", W), _norms("wanda_mask", input_sq_norm)
     share = _sparsity("wanda_mask", sparsity)
     return _into("wanda_mask", W, out, lambda to: _core.wanda_mask(weight, norms, share, dtype, to))
@@ -424,7 +431,7 @@ def wanda_prune_(
 
     Args:
         W: Writable weights, [R, C], as in `wanda_scores`; any strides, so ``expert.T`` of a transposed expert
-            works. A tensor of another device is copied to the host and back.
+            works. A transposed tensor on a GPU is copied there and back, one of any other device to the host and back.
         input_sq_norm: As in `wanda_mask`.
         sparsity: As in `wanda_mask`.
         dtype: "bfloat16" if W holds bfloat16 bits as uint16.
@@ -435,8 +442,11 @@ def wanda_prune_(
     Raises:
         TypeError: As `wanda_mask`.
         ValueError: As `wanda_mask`, or W is read-only or shares memory between its own elements. W is
-            unchanged then.
+            unchanged then; on a GPU, where NaN and Inf are met only while pruning, their rows are.
     """
+    gpu = _wanda_on_gpu(W, input_sq_norm, sparsity, dtype)
+    if gpu is not None:
+        return gpu.run_in_place("wanda_prune", _core.cuda_wanda_prune_, gpu.norms, gpu.each, gpu.counts)
     weight, norms = _host("wanda_prune_", "W", W), _norms("wanda_prune_", input_sq_norm)
     zeros = _core.wanda_prune_(weight, norms, _sparsity("wanda_prune_", sparsity), dtype)
     _write_back(W, weight)
@@ -463,6 +473,10 @@ def nm_mask(
         ValueError: n or m is illegal, C is no multiple of m, NaN (the row is named; what `out` holds then is
             unspecified), or `out` is not as in `wanda_mask`.
     """
+    gpu = _on_gpu(scores, None, dtype)
+    if gpu is not None and (mask := gpu.mask(out)) is not None:
+        gpu.run("nm_mask", _core.cuda_nm_mask, n, m, mask)
+        return mask if out is None else out
     host = _host("nm_mask", "scores", scores)
     return _into("nm_mask", scores, out, lambda to: _core.nm_mask(host, n, m, dtype, to))
 
@@ -485,8 +499,11 @@ def nm_prune_(W: Array, input_sq_norm: Array | None, n: int, m: int, *, dtype: B
     Raises:
         TypeError: As `wanda_scores`.
         ValueError: As `wanda_scores`, n or m is illegal, C is no multiple of m, or W is read-only or shares memory
-            between its own elements. W is unchanged then.
+            between its own elements. W is unchanged then; on a GPU the blocks with NaN or Inf are.
     """
+    gpu = _on_gpu(W, input_sq_norm, dtype)
+    if gpu is not None:
+        return gpu.run_in_place("nm_prune", _core.cuda_nm_prune_, gpu.norms, n, m)
     weight, norms = _host("nm_prune_", "W", W), _norms("nm_prune_", input_sq_norm)
     zeros = _core.nm_prune_(weight, norms, n, m, dtype)
     _write_back(W, weight)
@@ -771,6 +788,86 @@ def _sparsity(operation: str, sparsity: Any) -> float | npt.NDArray[np.int64]:
     raise TypeError(
         f"[{operation}] sparsity must be a number in [0, 1) or an integer array of counts, got {found}"
     )
+
+
+class _OnGpu:
+    """A matrix in the memory of a CUDA device, and where the core reports what it finds there."""
+
+    def __init__(self, W: torch.Tensor, norms: torch.Tensor | None) -> None:
+        self.torch = sys.modules["torch"]
+        self.W = W
+        self.norms = norms
+        self.each = 0
+        self.counts: torch.Tensor | None = None
+
+    def mask(self, out: Any) -> Any:
+        """`out`, or a new mask for None; None where `out` is not what the library writes into."""
+        if out is None:
+            return self.torch.empty(self.W.shape, dtype=self.torch.bool, device=self.W.device)
+        is_usual = _is_tensor(out) and out.device == self.W.device and out.dtype == self.torch.bool
+        return out.detach() if is_usual and out.shape == self.W.shape and out.is_contiguous() else None
+
+    def run(self, operation: str, function: Callable[..., None], *arguments: Any) -> int:
+        """Queues on torch's current stream, waits, raises what was found, and returns the zeros."""
+        status = self.torch.zeros(4, dtype=self.torch.int64, device=self.W.device)
+        addresses = [argument.data_ptr() if _is_tensor(argument) else argument or 0 for argument in arguments]
+        stream = self.torch.cuda.current_stream(self.W.device).cuda_stream
+        function(self.W, *addresses, status.data_ptr(), stream)
+        found = status.tolist()
+        if any(found[1:]):
+            name = "scores" if operation == "nm_mask" else "weight"
+            _core.cuda_throw_if_illegal(operation, name, found, *self.W.shape, operation == "nm_mask")
+        return int(found[0])
+
+    def run_in_place(self, operation: str, function: Callable[..., None], *arguments: Any) -> int:
+        W = self.W
+        if W.stride(0) != 1 or W.stride(1) < W.shape[0] or W.shape[1] == 1:
+            return self.run(operation, function, *arguments)
+        self.W = W.contiguous()  # a transposed matrix: two copies cost less than reading across it
+        try:
+            return self.run(operation, function, *arguments)
+        finally:
+            W.copy_(self.W)
+
+
+@functools.cache
+def _has_cuda() -> bool:
+    """Whether the library was built with CUDA and finds a device; asked for CUDA tensors alone."""
+    return bool(_core.cuda_device_count() > 0)
+
+
+def _on_gpu(W: Any, input_sq_norm: Any, dtype: BitsName | None) -> _OnGpu | None:
+    """The arguments as the CUDA library takes them, or None: what is unusual or wrong is the host's to judge."""
+    if dtype is not None or not _is_tensor(W) or not W.is_cuda or not _has_cuda():
+        return None
+    torch = sys.modules["torch"]
+    if W.dtype not in (torch.float32, torch.float16, torch.bfloat16) or W.dim() != 2 or W.is_neg():
+        return None
+    norms = None
+    if input_sq_norm is not None:
+        floats = (torch.float32, torch.float64)
+        is_usual = _is_tensor(input_sq_norm) and input_sq_norm.dtype in floats and input_sq_norm.dim() == 1
+        if not is_usual or input_sq_norm.shape[0] != W.shape[1] or W.shape[1] == 0:
+            return None
+        norms = input_sq_norm.detach().to(W.device, torch.float32).contiguous()
+    return _OnGpu(W.detach(), norms)
+
+
+def _wanda_on_gpu(W: Any, input_sq_norm: Any, sparsity: Any, dtype: BitsName | None) -> _OnGpu | None:
+    """As `_on_gpu`, with the counts to prune."""
+    gpu = _on_gpu(W, input_sq_norm, dtype)
+    if gpu is None or gpu.W.shape[1] > _core.CUDA_MOST_COLUMNS:
+        return None
+    amount = _sparsity("wanda_mask", sparsity)
+    if isinstance(amount, float):
+        if not 0 <= amount < 1:
+            return None
+        gpu.each = int(gpu.W.shape[1] * amount)
+    elif amount.shape == gpu.W.shape[:1]:
+        gpu.counts = gpu.torch.from_numpy(np.ascontiguousarray(amount)).to(gpu.W.device)
+    else:
+        return None
+    return gpu
 
 
 def _like(reference: ArrayT, array: Any) -> ArrayT:

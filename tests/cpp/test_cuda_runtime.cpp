@@ -42,7 +42,8 @@ TEST(CudaMasks, RefuseIllegalArguments) {
   const MatrixView good = view(4, 8, 8);
   using test::expect_error;
   expect_error([&] { wanda_prune(view(4, 8, 0), nullptr, {4, nullptr}, &status); }, {"[wanda_prune] weight must not"});
-  expect_error([&] { wanda_prune(view(4, 8, 8, 0), nullptr, {4, nullptr}, &status); }, {"[wanda_prune] weight must not"});
+  expect_error([&] { wanda_prune(view(4, 8, 8, 0), nullptr, {4, nullptr}, &status); },
+               {"[wanda_prune] weight must not"});
   expect_error([&] { wanda_prune(view(4, 8, 7), nullptr, {4, nullptr}, &status); }, {"share memory"});
   expect_error([&] { wanda_prune({good, 2, 24}, nullptr, {4, nullptr}, &status); }, {"share memory"});
   expect_error([&] { wanda_prune(view(-1, 8, 8), nullptr, {4, nullptr}, &status); }, {"negative size", "-1"});
@@ -62,7 +63,8 @@ TEST(CudaMasks, RefuseIllegalArguments) {
   expect_error([&] { nm_prune(good, nullptr, 1, 1, &status); }, {"m must be at least 2, got 1"});
   expect_error([&] { nm_prune(good, nullptr, 1, 3, &status); }, {"multiple of m = 3", "got 8"});
   const Batch<ConstMatrixView> scores{Batch<MatrixView>(good)};
-  expect_error([&] { nm_mask(scores, 2, 4, MaskView{bytes, 4, 7, 8}, &status); }, {"mask must be [1, 4, 8], got [1, 4, 7]"});
+  expect_error([&] { nm_mask(scores, 2, 4, MaskView{bytes, 4, 7, 8}, &status); },
+               {"mask must be [1, 4, 8], got [1, 4, 7]"});
   expect_error([&] { nm_mask(scores, 2, 4, MaskView{bytes, 4, 8, 7}, &status); }, {"mask rows must not overlap", "7"});
   expect_error([&] { nm_mask(scores, 2, 4, MaskView{nullptr, 4, 8, 8}, &status); }, {"mask must not be null"});
 }
@@ -74,9 +76,11 @@ TEST(CudaMasks, TellWhatWasIllegal) {
   status.not_finite = ~std::uint64_t{1234};
   expect_error([&] { throw_if_illegal("wanda_prune", "W", status, 10, 100); },
                {"[wanda_prune] W must be finite", "row 2, column 34 of matrix 1"});
-  expect_error([&] { throw_if_illegal("nm_mask", "scores", status, 20, 100, true); }, {"not hold NaN", "row 12, column 34"});
+  expect_error([&] { throw_if_illegal("nm_mask", "scores", status, 20, 100, true); },
+               {"not hold NaN", "row 12, column 34"});
   status.illegal_norm = ~std::uint64_t{7};
-  expect_error([&] { throw_if_illegal("nm_prune", "W", status, 10, 100); }, {"input_sq_norm must be finite", "feature 7"});
+  expect_error([&] { throw_if_illegal("nm_prune", "W", status, 10, 100); },
+               {"input_sq_norm must be finite", "feature 7"});
   status.illegal_count = ~std::uint64_t{13};
   expect_error([&] { throw_if_illegal("wanda_mask", "W", status, 10, 100); }, {"[0, 100]", "row 3 of matrix 1"});
 }

