@@ -816,7 +816,8 @@ class _OnGpu:
         found = status.tolist()
         if any(found[1:]):
             name = "scores" if operation == "nm_mask" else "weight"
-            _core.cuda_throw_if_illegal(operation, name, found, *self.W.shape, operation == "nm_mask")
+            rows, cols = self.W.shape
+            _core.cuda_throw_if_illegal(operation, name, found, rows, cols, operation == "nm_mask")
         return int(found[0])
 
     def run_in_place(self, operation: str, function: Callable[..., None], *arguments: Any) -> int:

@@ -50,7 +50,8 @@ struct MaskStatus {
   std::uint64_t illegal_count;  ///< ~(matrix · rows + row) of a prune count outside [0, cols]; 0: none
 };
 
-/// The most columns of wanda_mask and wanda_prune. The n:m functions have no limit.
+/// The most columns of wanda_mask and wanda_prune. A row also needs shared memory, 4 bytes a column for norms and 2 for
+/// 16-bit weights: this many fit on Hopper, about 27,000 on an A100; Error says so. The n:m functions have no limit.
 inline constexpr std::int64_t kMostColumns = 32768;
 
 /// As stun_ext::wanda_mask. `input_sq_norm`: device memory, [count, cols] without gaps; null means magnitude.
