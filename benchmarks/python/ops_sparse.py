@@ -5,7 +5,6 @@ STUN_EXT_ISA=avx2 or scalar forces ours; --no-baselines leaves torch out, --size
 """
 
 import itertools
-import mmap
 from collections.abc import Callable
 
 import torch
@@ -15,8 +14,8 @@ from stun_ext import ops
 
 NOTE = """W is 14336 × 4096, bfloat16, 117 MB dense, x bfloat16. Milliseconds: median (interquartile range). GB/s:
 bytes of W as it is stored, by the median. Candidates are interleaved and each has two copies of its weights, in turn,
-so that none finds them in a cache. Pages of 4 KB are what torch allocates, and mapped files; `ops.pack` asks for huge
-ones, which every candidate gets in the second half. "read" is torch summing dense weights as int64: a plain read."""
+so that none finds them in a cache. All memory is in pages of 4 KB, as torch allocates and files are mapped, while
+`ops.pack` asks for huge ones. "read" is torch summing dense weights as int64: a plain read."""
 
 ROWS, COLS = 14336, 4096
 SPARSITIES = [0.4, 0.5, 0.6, 0.65, 0.7]
@@ -30,27 +29,17 @@ def pruned(sparsity: float, seed: int) -> torch.Tensor:
     return W
 
 
-def moved(tensor: torch.Tensor, huge: bool) -> torch.Tensor:
-    """A copy in pages of 4 KB, as torch allocates, or in huge ones."""
-    if not huge:
-        return torch.empty_like(tensor).copy_(tensor)
-    memory = mmap.mmap(-1, tensor.nbytes + (2 << 20))
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel()).view(tensor.shape).copy_(tensor)
-
-
-def packed_in(W: torch.Tensor, huge: bool) -> ops.PackedMatrix:
+def packed_in_small_pages(W: torch.Tensor) -> ops.PackedMatrix:
+    """In memory as torch allocates it, where `ops.pack` would ask for huge pages."""
     packed = ops.pack(W)
-    values, masks = (moved(torch.from_numpy(b.view("int32")), huge) for b in (packed.values, packed.masks))
-    buffers = values.numpy().view("uint8"), masks.numpy().view("uint32")
-    return ops.packed_from_buffers(packed.shape, packed.dtype, *buffers)
+    values, masks = torch.tensor(packed.values), torch.tensor(packed.masks.view("int32"))
+    return ops.packed_from_buffers(packed.shape, packed.dtype, values.numpy(), masks.numpy().view("uint32"))
 
 
-def rows_with(huge: bool) -> list[list[str]]:
-    pages = "2 MB" if huge else "4 KB"
+def main() -> None:
     isa = ops.cpu_info()["isa"]
-    dense = [moved(pruned(0.0, seed), huge) for seed in (0, 1)]
-    packed = {s: [packed_in(pruned(s, seed), huge) for seed in (0, 1)] for s in SPARSITIES}
+    dense = [pruned(0.0, seed) for seed in (0, 1)]
+    packed = {s: [packed_in_small_pages(pruned(s, seed)) for seed in (0, 1)] for s in SPARSITIES}
     bytes_of = {f"packed {s:.0%}": packed[s][0].nbytes for s in SPARSITIES}
     rows = []
     for tokens in OPTIONS.sizes or TOKENS:
@@ -75,13 +64,8 @@ def rows_with(huge: bool) -> list[list[str]]:
             label = name if name in ("read", "torch linear") else f"stun_ext {isa} {name}"
             ratios = ["", ""] if name == "read" else [f"{ours / median:.2f}", f"{torchs / median:.2f}"]
             times = f"{median * 1e3:.2f} ({spread * 1e3:.2f})"
-            rows.append([pages, str(tokens), label, times, f"{rate:.1f}", *ratios])
-    return rows
-
-
-def main() -> None:
-    rows = [row for huge in (False, True) for row in rows_with(huge)]
-    table("Packed products", NOTE, ["pages", "M", "candidate", "ms", "GB/s", "× dense", "× torch"], rows)
+            rows.append([str(tokens), label, times, f"{rate:.1f}", *ratios])
+    table("Packed products", NOTE, ["M", "candidate", "ms", "GB/s", "× dense", "× torch"], rows)
 
 
 if __name__ == "__main__":
