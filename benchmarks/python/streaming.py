@@ -2,8 +2,8 @@
 """Pruning a checkpoint from file to file, against copying it with ``cp``.
 
 ``streaming.py build FOLDER --layers 2`` writes a checkpoint in Mixtral's layout with random numbers; ``streaming.py run
-FOLDER`` takes turns copying and pruning it, each with its files on the disk at the end (fsync) and the source out of the
-page cache at the start (posix_fadvise, which needs no rights).
+FOLDER`` takes turns copying and pruning it, each with its files on the disk at the end (fsync) and the source out of
+the page cache at the start (posix_fadvise, which needs no rights).
 """
 
 from __future__ import annotations

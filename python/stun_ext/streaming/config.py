@@ -26,9 +26,10 @@ def patched_config(
     Args:
         config: The old one.
         layout: What depends on the number of experts.
-        kept: Block's name in the checkpoint -> the ids it keeps; equally many in each.
+        kept: Block's name in the checkpoint -> the ids it keeps. Where they are not equally many, the config has the
+            largest number, and ``per_layer_config`` those of the other layers.
     """
-    count = len(next(iter(kept.values())))
+    count = max(len(ids) for ids in kept.values())
     new = copy.deepcopy(dict(config))
     _set_counts(new, layout.num_experts, count)
     for path in layout.config_paths:
@@ -40,6 +41,16 @@ def patched_config(
         for alias, name in aliases.items():
             if section is not None and name in section:
                 section[alias] = section[name]
+    differing = {
+        block.index: len(kept[block.name]) for block in layout.blocks if len(kept[block.name]) != count
+    }
+    if differing:
+        section = _section(new, layout.config_paths[0][:-1])
+        assert section is not None  # the counts are there
+        per_layer = section.setdefault("per_layer_config", {})
+        for index, number in sorted(differing.items()):
+            fields = {path[-1]: number for path in layout.config_paths}
+            per_layer[str(index)] = {**per_layer.get(str(index), {}), **fields}
     quantisation = new.get("quantization_config")
     if isinstance(quantisation, dict):
         new["quantization_config"] = _renumbered(quantisation, layout.num_experts, kept)

@@ -25,15 +25,15 @@ from stun_ext.streaming.shards import StoredCheckpoint
 
 @dataclass(frozen=True)
 class FoundLayout:
-    """The layout, and how to check that a number of experts is possible.
+    """The layout, and how to check that numbers of experts are possible.
 
     Attributes:
         layout: The layout.
-        check_count: Raises ValueError if the model's class cannot be built with so many experts in every block.
+        check_counts: Raises ValueError if the model's class cannot be built with so many experts in each block.
     """
 
     layout: Layout
-    check_count: Callable[[int], None]
+    check_counts: Callable[[Sequence[int]], None]
 
 
 def find_layout(checkpoint: StoredCheckpoint, *, trust_remote_code: bool = False) -> FoundLayout:
@@ -49,7 +49,7 @@ def find_layout(checkpoint: StoredCheckpoint, *, trust_remote_code: bool = False
     family = str(checkpoint.config.get("model_type", "?"))
     known = family in CONFIG_MAPPING or (trust_remote_code and "auto_map" in checkpoint.config)
     if not known:
-        return FoundLayout(_by_names(checkpoint, family), lambda count: None)
+        return FoundLayout(_by_names(checkpoint, family), lambda counts: None)
     config = AutoConfig.from_pretrained(
         checkpoint.folder, local_files_only=True, trust_remote_code=trust_remote_code
     )
@@ -63,11 +63,11 @@ def find_layout(checkpoint: StoredCheckpoint, *, trust_remote_code: bool = False
             )
         layout = _by_class(checkpoint, moe, family)
         plan_slices(moe, [layer.num_experts for layer in moe.layers])  # refuses what cannot be sliced at all
-    return FoundLayout(layout, lambda count: _check_count(moe, count))
+    return FoundLayout(layout, lambda counts: _check_counts(moe, counts))
 
 
-def _check_count(moe: MoEModel, count: int) -> None:
-    plan_slices(moe, [count] * len(moe.layers))
+def _check_counts(moe: MoEModel, counts: Sequence[int]) -> None:
+    plan_slices(moe, counts[: len(moe.layers)])  # the blocks that the class leaves out come last
 
 
 def _by_names(checkpoint: StoredCheckpoint, family: str) -> Layout:
@@ -95,6 +95,7 @@ def _by_class(checkpoint: StoredCheckpoint, moe: MoEModel, family: str) -> Layou
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     layer_of = {spec.name: layer for layer in moe.layers for spec in layer.tensors}
+    router_of = {layer.router_tensor.name: layer.name for layer in moe.layers}
     parts: dict[str, dict[str, Part]] = {layer.name: {} for layer in moe.layers}
     routers: dict[str, str] = {}
     filled: set[str] = set()
@@ -110,8 +111,8 @@ def _by_class(checkpoint: StoredCheckpoint, moe: MoEModel, family: str) -> Layou
         spec = moe.schema.tensors[target]
         parts[layer.name][name] = _part(name, tensor.shape, layer, spec, converted=pattern is not None)
         filled.add(target)
-        if spec == layer.router_tensor:
-            routers[layer.name] = name
+        if target in router_of:
+            routers[router_of[target]] = name
     rest = {name: target for name, target in rest.items() if target not in live}
     others = _quantised(checkpoint, moe, rest, parts, filled)
     blocks = []
@@ -143,7 +144,9 @@ def _by_class(checkpoint: StoredCheckpoint, moe: MoEModel, family: str) -> Layou
         for path, nested in iter_configs(moe.model.config)
     }
     notes = [f"{one[0]} is pruned by its own router: {family} has it beside its layers" for one in extra]
-    return Layout(blocks, moe.num_experts, family, list(moe.schema.paths), aliases, notes)
+    return Layout(
+        blocks, moe.num_experts, family, list(moe.schema.paths), aliases, notes, may_differ=not extra
+    )
 
 
 def _part(name: str, shape: Sequence[int], layer: MoELayer, spec: ExpertTensor, *, converted: bool) -> Part:

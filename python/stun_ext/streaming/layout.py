@@ -124,6 +124,7 @@ class Layout:
         config_paths: Fields of the config to set besides those of ``config.json`` that hold the number already.
         aliases: Per section of the config: alias -> field, of the number's other names.
         notes: What the user should know.
+        may_differ: Whether the config can say that layers have different numbers of experts.
     """
 
     blocks: list[StoredBlock]
@@ -132,6 +133,7 @@ class Layout:
     config_paths: list[tuple[str, ...]] = field(default_factory=list)
     aliases: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    may_differ: bool = False
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """Every expert-indexed tensor."""

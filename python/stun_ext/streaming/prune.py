@@ -86,7 +86,7 @@ def prune_checkpoint(
     if recipe is None and "representative" not in settings and _is_quantised(layout):
         resolved = resolved.replace(representative="router")
     decisions = _decide(layout, resolved)
-    found.check_count(decisions.counts[0])
+    found.check_counts(decisions.counts)
     kept = [decision.kept for decision in decisions.layers]
     by_name = {block.name: ids for block, ids in zip(layout.blocks, kept, strict=True)}
     config = patched_config(checkpoint.config, layout, by_name)
@@ -103,7 +103,6 @@ def prune_checkpoint(
 def _check_recipe(recipe: Recipe) -> None:
     for name, legal in (
         ("weight_method", ("none",)),
-        ("per_layer", ("uniform",)),
         ("representative", ("nearest", "router")),
         ("scope", (("experts",),)),
     ):
@@ -134,8 +133,13 @@ def _decide(layout: Layout, recipe: Recipe) -> ExpertDecisions:
         raise ValueError(
             "[prune_checkpoint] representative must be 'router' for quantised experts, without a mean, got 'nearest'"
         )
+    if recipe.per_layer == "global" and not layout.may_differ:
+        raise ValueError(
+            f"[prune_checkpoint] per_layer must be 'uniform' for this {layout.family} checkpoint: its config cannot say "
+            "that layers differ, got 'global'"
+        )
     decisions = expert_pruning.decide(layout.blocks, [None] * len(layout.blocks), recipe)
-    if decisions.counts[0] == layout.num_experts:
+    if min(decisions.counts) == layout.num_experts:
         raise ValueError(
             f"[prune_checkpoint] sparsity={recipe.sparsity:g}, expert_sparsity={recipe.expert_sparsity} would keep all "
             f"{layout.num_experts} experts, and nothing else is done here"
@@ -151,6 +155,11 @@ def _report(
     recipe: Recipe,
 ) -> PruneReport:
     rows = []
+    notes = list(layout.notes)
+    if sum(decisions.counts) != decisions.requested_total:
+        notes.append(
+            f"{sum(decisions.counts)} experts are kept, the nearest that is reachable to {decisions.requested_total}"
+        )
     for block, decision in zip(layout.blocks, decisions.layers, strict=True):
         weights = block.num_expert_parameters()
         row = LayerReport(block.name, block.index, block.num_experts * weights)
@@ -165,11 +174,12 @@ def _report(
         calibration_tokens=0,
         layers=rows,
         requested_experts=decisions.requested_total,
+        threshold=decisions.threshold,
         model_parameters_before=sum(num_weights(name, tensor) for name, tensor in checkpoint.items()),
         model_parameters_after=plan.parameters,
         bytes_before=sum(tensor.bytes for _, tensor in checkpoint.items()),
         bytes_after=plan.bytes,
-        warnings=list(layout.notes),
+        warnings=notes,
         versions=versions(),
     )
 

@@ -62,6 +62,19 @@ def test_settings(family, settings, tmp_path):
     same(read(tmp_path / "out"), read(tmp_path / "memory"))
 
 
+@pytest.mark.parametrize("linkage", ["star", "complete"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_layers_that_keep_different_numbers(family, linkage, tmp_path):
+    settings = {"criterion": "similarity", "per_layer": "global", "linkage": linkage, "expert_sparsity": 0.4}
+    model, in_memory, streamed = _both(family, tmp_path, **settings)
+    assert streamed.kept == in_memory.kept and len({len(ids) for ids in streamed.kept.values()}) > 1
+    assert streamed.threshold == in_memory.threshold and streamed.warnings == in_memory.warnings
+    same(read(tmp_path / "out"), read(tmp_path / "memory"))
+    assert _config(tmp_path / "out")["per_layer_config"] == _config(tmp_path / "memory")["per_layer_config"]
+    loaded = reload(tmp_path / "out", stun_ext.from_pretrained)
+    assert torch.equal(logits(loaded), logits(model))
+
+
 def test_clusters_of_three_and_more_read_the_weights(tmp_path):
     """The member nearest to the mean of a large cluster is another than the lowest, and the same as in memory."""
     _, in_memory, streamed = _both(
