@@ -54,7 +54,8 @@ def check_prunable(model: nn.Module) -> None:
         fail(
             "the model is quantised"
             + (f" ({packages[quantiser]} is a {quantiser} module)" if quantiser else "")
-            + ": load the original weights in bfloat16 or float16, prune those, and quantise the result"
+            + ": load the original weights in bfloat16 or float16, prune those, and quantise the result; whole experts "
+            "can be removed from its files by stun_ext.prune_checkpoint (stun-ext prune --streaming)"
         )
     for name, tensor in named_tensors(model):
         if tensor.is_meta:

@@ -59,7 +59,8 @@ def prune_checkpoint(
         recipe: The settings; ``settings`` override single fields of it. As in :func:`stun_ext.prune` with
             ``calibration=False``, but for ``weight_method``, which must be "none", its default here: weights are not
             zeroed yet, and ``sparsity`` alone is the share of experts to remove. Quantised experts cannot be
-            averaged, so there ``representative`` defaults to "router".
+            averaged, so there ``representative`` defaults to "router". ``per_layer="global"`` is for families of
+            Transformers; the result then loads with :func:`stun_ext.from_pretrained`.
         base_model: The model's name for the card. Default: the directory's.
         force: Replace `out` if it is a checkpoint.
         dry_run: Decide and report, with bytes; write nothing.
@@ -135,7 +136,7 @@ def _decide(layout: Layout, recipe: Recipe) -> ExpertDecisions:
         )
     if recipe.per_layer == "global" and not layout.may_differ:
         raise ValueError(
-            f"[prune_checkpoint] per_layer must be 'uniform' for this {layout.family} checkpoint: its config cannot say "
+            f"[prune_checkpoint] per_layer must be 'uniform' for this {layout.family} model: its config cannot say "
             "that layers differ, got 'global'"
         )
     decisions = expert_pruning.decide(layout.blocks, [None] * len(layout.blocks), recipe)

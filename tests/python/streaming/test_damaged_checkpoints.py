@@ -167,7 +167,7 @@ def test_config_that_contradicts(change, words, source, tmp_path):
     ("settings", "words"),
     [
         ({"weight_method": "magnitude"}, "weight_method must be none"),
-        ({"per_layer": "global"}, "per_layer must be 'uniform' for this arctic checkpoint"),
+        ({"per_layer": "global"}, "per_layer must be 'uniform' for this arctic model"),
         ({"representative": "mean"}, "representative must be nearest or router"),
         ({"scope": ("experts", "attention")}, "scope must be experts"),
         ({"criterion": "reap"}, "need calibration data"),
