@@ -15,6 +15,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -137,6 +138,7 @@ def run(folder: Path, repeats: int) -> None:
                 else:
                     prune_checkpoint(folder, out, **prunings[name])
             seconds[name].append(time.perf_counter() - start)
+            print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
             written[name] = sum(path.stat().st_size for path in out.glob("*.safetensors"))
             peaks[name] = max(peaks.get(name, 0), peak.bytes)
             forget(out)
