@@ -1,31 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fuzz.hpp"
+#include "references.hpp"
 #include "stun_ext/cluster.hpp"
 
 namespace stun_ext::fuzz {
 namespace {
-
-/// Observations under a node, for a dendrogram that was accepted.
-void collect(const std::vector<Merge>& merges, std::size_t n, std::size_t node, std::vector<std::size_t>& members) {
-  if (node < n) return members.push_back(node);
-  collect(merges, n, static_cast<std::size_t>(merges[node - n].first), members);
-  collect(merges, n, static_cast<std::size_t>(merges[node - n].second), members);
-}
-
-/// Labels when each merge with is_applied gives all its members the lowest one.
-std::vector<std::int64_t> labels_of(const std::vector<Merge>& merges, std::size_t n,
-                                    const std::vector<bool>& is_applied) {
-  std::vector<std::int64_t> labels(n);
-  for (std::size_t i = 0; i < n; ++i) labels[i] = static_cast<std::int64_t>(i);
-  for (std::size_t i = 0; i < merges.size(); ++i) {
-    if (!is_applied[i]) continue;
-    std::vector<std::size_t> members;
-    collect(merges, n, n + i, members);
-    const auto lowest = static_cast<std::int64_t>(*std::min_element(members.begin(), members.end()));
-    for (const std::size_t member : members) labels[member] = lowest;
-  }
-  return labels;
-}
 
 void run(Input& input) {
   const std::size_t n = input.ConsumeIntegralInRange<std::size_t>(0, 12);

@@ -1,35 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fuzz.hpp"
+#include "references.hpp"
 #include "stun_ext/distance.hpp"
 
 namespace stun_ext::fuzz {
 namespace {
 
 bool is_finite(double value) { return std::isfinite(value); }
-
-/// Euclidean distance in long double; the float64 sums of the library may over- or underflow outside of its range.
-long double distance(const AnyMatrix& rows, std::int64_t i, std::int64_t j) {
-  long double sum = 0;
-  for (std::int64_t c = 0; c < rows.view().cols; ++c) {
-    const long double difference = static_cast<long double>(rows.get(i, c)) - rows.get(j, c);
-    sum += difference * difference;
-  }
-  return std::sqrt(sum);
-}
-
-void check_distances(const AnyMatrix& rows, const std::vector<double>& condensed) {
-  std::size_t pair = 0;
-  for (std::int64_t i = 0; i < rows.view().rows; ++i) {
-    for (std::int64_t j = i + 1; j < rows.view().rows; ++j, ++pair) {
-      const double actual = condensed[pair];
-      require(actual >= 0.0, "a distance is not negative and not NaN");
-      const long double expected = distance(rows, i, j);
-      if (expected == 0) require(actual == 0.0, "equal rows are at distance zero");
-      if (expected < 1e-150L || expected > 1e153L) continue;
-      require(std::abs(actual - expected) <= 1e-12L * expected, "the distance by its definition");
-    }
-  }
-}
 
 void run(Input& input) {
   AnyMatrix rows(input, pick_dtype(input), pick_size(input, 6, 70), pick_size(input, 12, 140));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dendrogram.hpp"
+#include "references.hpp"
 #include "stun_ext/distance.hpp"
 
 namespace stun_ext::fuzz {
@@ -68,9 +69,13 @@ void run_rows(Input& input) {
   for (const Merge& merge : merges) require(merge.height <= options.height, "it ends before the height");
   std::vector<double> condensed(static_cast<std::size_t>(n * (n - 1) / 2));
   condensed_distances(view, condensed);
-  for (const double value : condensed) {  // squares of these are what Ward and centroid follow
-    if (method == Linkage::average && value > 1e300) return;
-    if (method >= Linkage::ward && value != 0.0 && (value < 1e-140 || value > 1e140)) return;
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = i + 1; j < n; ++j) {
+      const long double value = distance(rows, i, j);
+      if (method == Linkage::average && value > 1e300L) return;
+      // Squares of these are what Ward and centroid follow: they may underflow, and then equal rows that are none.
+      if (method >= Linkage::ward && value != 0.0L && (value < 1e-140L || value > 1e140L)) return;
+    }
   }
   Follower(
       n, method, [&](std::int64_t i, std::int64_t j) { return condensed[pair_of(n, i, j)]; }, &rows)

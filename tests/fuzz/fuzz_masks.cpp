@@ -1,54 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <numeric>
-
-#include "fuzz.hpp"
+#include "mask_references.hpp"
 #include "stun_ext/mask.hpp"
 #include "stun_ext/saliency.hpp"
 
 namespace stun_ext::fuzz {
 namespace {
-
-/// A mask in memory that ends where it does.
-class AnyMask {
- public:
-  AnyMask(Input& input, std::int64_t rows, std::int64_t cols)
-      : stride_(cols + input.ConsumeIntegralInRange(0, 3)),
-        bytes_(static_cast<std::size_t>(rows == 0 || cols == 0 ? 1 : (rows - 1) * stride_ + cols), 9),
-        view_{bytes_.data(), rows, cols, stride_} {
-    if (input.ConsumeBool() || rows == 0 || cols == 0) return;
-    view_.data += (rows - 1) * stride_;
-    view_.row_stride = -stride_;
-  }
-  MaskView view() const { return view_; }
-  std::vector<std::uint8_t>& bytes() { return bytes_; }
-  std::uint8_t& at(std::int64_t row, std::int64_t col) const { return view_.data[row * view_.row_stride + col]; }
-
- private:
-  std::int64_t stride_;
-  std::vector<std::uint8_t> bytes_;
-  MaskView view_;
-};
-
-MaskView maybe_spoilt_mask(Input& input, MaskView mask) {
-  const int kind = input.ConsumeIntegralInRange(0, 30);
-  if (kind == 0) mask.data = nullptr;
-  if (kind == 1) mask.rows /= 2;
-  if (kind == 2) mask.cols /= 2;
-  if (kind == 3)
-    mask.row_stride = input.ConsumeIntegralInRange<std::int64_t>(0, std::max<std::int64_t>(mask.cols, 1) - 1);
-  if (kind == 4 && mask.rows <= 1) mask.row_stride = std::numeric_limits<std::int64_t>::min();
-  return mask;
-}
-
-/// Columns from the lowest score up, the lower column first among equals.
-std::vector<std::int64_t> ascending(const std::vector<float>& scores) {
-  std::vector<std::int64_t> order(scores.size());
-  std::iota(order.begin(), order.end(), std::int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-    return scores[static_cast<std::size_t>(a)] < scores[static_cast<std::size_t>(b)];
-  });
-  return order;
-}
 
 void run_wanda(Input& input) {
   const std::int64_t rows = pick_size(input, 6, 40), cols = pick_size(input, 20, 150);

@@ -1,22 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "../cpp/star_reference.hpp"
-#include "fuzz.hpp"
+#include "references.hpp"
 #include "stun_ext/allocation.hpp"
 #include "stun_ext/cluster.hpp"
 
 namespace stun_ext::fuzz {
 namespace {
-
-/// The upper triangle of experts [first, first + size).
-test::Distances upper(const AnyMatrix& matrix, std::int64_t first, std::int64_t size) {
-  test::Distances distances(static_cast<std::size_t>(size), std::vector<double>(static_cast<std::size_t>(size)));
-  for (std::int64_t i = 0; i < size; ++i) {
-    for (std::int64_t j = i + 1; j < size; ++j) {
-      distances[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] = matrix.get(first + i, first + j);
-    }
-  }
-  return distances;
-}
 
 /// Mostly ties, +Inf among them; a wrong value now and then.
 void fill(Input& input, AnyMatrix& matrix) {
