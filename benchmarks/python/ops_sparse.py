@@ -22,11 +22,11 @@ SPARSITIES = [0.4, 0.5, 0.6, 0.65, 0.7]
 TOKENS = [1, 4, 16, 64]
 
 
-def pruned(sparsity: float, seed: int) -> torch.Tensor:
+def weights(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A dense weight, and which share of the others goes before an element does."""
     generator = torch.Generator().manual_seed(seed)
-    W = torch.randn(ROWS, COLS, generator=generator).bfloat16()
-    W[torch.rand(ROWS, COLS, generator=generator) < sparsity] = 0
-    return W
+    shape = (ROWS, COLS)
+    return torch.randn(shape, generator=generator).bfloat16(), torch.rand(shape, generator=generator)
 
 
 def packed_in_small_pages(W: torch.Tensor) -> ops.PackedMatrix:
@@ -38,8 +38,9 @@ def packed_in_small_pages(W: torch.Tensor) -> ops.PackedMatrix:
 
 def main() -> None:
     isa = ops.cpu_info()["isa"]
-    dense = [pruned(0.0, seed) for seed in (0, 1)]
-    packed = {s: [packed_in_small_pages(pruned(s, seed)) for seed in (0, 1)] for s in SPARSITIES}
+    made = [weights(seed) for seed in (0, 1)]
+    dense = [W for W, _ in made]
+    packed = {s: [packed_in_small_pages(W * (order >= s)) for W, order in made] for s in SPARSITIES}
     bytes_of = {f"packed {s:.0%}": packed[s][0].nbytes for s in SPARSITIES}
     rows = []
     for tokens in OPTIONS.sizes or TOKENS:

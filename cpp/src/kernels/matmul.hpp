@@ -12,7 +12,7 @@ namespace stun_ext::detail {
 //
 // Few tokens: W is read once as one stream, prefetched some KB ahead, and each mask's values are spread over a register
 // and multiplied with every token there. More tokens: 4 rows by 1024 columns are spread into the first cache, where
-// 4 rows and 4 tokens share what they load. With AMX 32 rows by 512 columns, and tiles of 16 tokens.
+// 4 rows and 4 tokens share what they load. With AMX 32 rows by 128 columns, and tiles of 16 tokens.
 
 /// Rows are taken in groups of 4, columns in blocks of 32.
 constexpr std::int64_t kGroupRows = 4;

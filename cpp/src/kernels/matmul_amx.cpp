@@ -11,8 +11,8 @@ namespace {
 constexpr std::int64_t kSide = 16;             ///< rows or tokens of a tile
 constexpr std::int64_t kTileRows = 2 * kSide;  ///< rows at once
 constexpr std::int64_t kGroups = kTileRows / kGroupRows;
-constexpr std::int64_t kPanelBlocks = 16;      ///< 32 rows by 512 columns of bfloat16 are 32 KB
-constexpr std::int64_t kPairs = 4;             ///< pairs of token tiles for which weights are spread once
+constexpr std::int64_t kPanelBlocks = 4;  ///< 32 rows by 128 columns: 8 KB, which leave the first cache to the rest
+constexpr std::int64_t kPairs = 4;        ///< pairs of token tiles for which weights are spread once
 constexpr std::int64_t kTile = kSide * kSide;  ///< 32-bit elements
 constexpr std::int64_t kLine = 64;
 constexpr std::int64_t kBlockPanel = kTileRows * kBlockCols;
@@ -28,10 +28,6 @@ struct alignas(64) TileConfig {
 inline void memory_fence() noexcept { asm volatile("" ::: "memory"); }
 
 STUN_EXT_INLINE void fetch(const void* from) noexcept { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
-STUN_EXT_INLINE void fetch_near(const void* from) noexcept {
-  constexpr std::int64_t kNear = 1024;
-  _mm_prefetch(static_cast<const char*>(from) + kNear, _MM_HINT_T0);
-}
 
 /// The streams of 8 groups of packed rows. What the next panel needs is fetched while this one is spread.
 class Packed {
@@ -61,9 +57,6 @@ class Packed {
         fetch(from + ahead);
         fetch(from + ahead + kLine / 2);
         fetch(from + ahead + kLine);
-        fetch_near(from);
-        fetch_near(from + kLine / 2);
-        fetch_near(from + kLine);
         if ((b & 3) == 0)
           fetch(mask +
                 (is_last ? (kGroups - 1) * blocks_ * kGroupRows + count * kGroupRows : kPanelBlocks * kGroupRows));
@@ -99,9 +92,9 @@ class Dense {
     has_next_ = group * kGroupRows + 2 * kTileRows <= last;
   }
   void spread(std::int64_t b0, std::int64_t count, std::uint16_t* panel) noexcept {
-    const bool is_last = b0 + count == blocks_;
-    const std::int64_t ahead =
-        is_last ? (has_next_ ? kTileRows * stride_ - b0 * kBlockCols : 0) : kPanelBlocks * kBlockCols;
+    constexpr std::int64_t kAhead = 16;  // blocks; at the end of the rows, in the next ones
+    std::int64_t ahead = kAhead * kBlockCols;
+    if (b0 + kAhead >= blocks_) ahead = has_next_ ? ahead + kTileRows * stride_ - blocks_ * kBlockCols : 0;
     for (std::int64_t r = 0; r < count_; ++r) {
       const std::uint16_t* from = rows_ + r * stride_ + b0 * kBlockCols;
       for (std::int64_t b = 0; b < count; ++b) {
