@@ -71,7 +71,7 @@ bool has_products(Products products) {
 }
 
 Products choose_products(DType weight, DType x, std::int64_t tokens) {
-  constexpr std::int64_t kTilesFrom = 2;  // benchmarks/results/ops_sparse.md
+  constexpr std::int64_t kTilesFrom = 3;  // benchmarks/results/ops_sparse.md
   if (weight != DType::bf16 || x != DType::bf16) return Products::f32;
   if (tokens >= kTilesFrom && has_products(Products::tiles)) return Products::tiles;
   return has_products(Products::bf16) ? Products::bf16 : Products::f32;
