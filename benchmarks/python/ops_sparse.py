@@ -5,7 +5,11 @@ STUN_EXT_ISA=avx2 or scalar forces ours; --no-baselines leaves torch out, --size
 """
 
 import itertools
+import os
 from collections.abc import Callable
+
+os.environ.setdefault("KMP_BLOCKTIME", "0")  # torch's threads must not spin while ours are measured
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from ops_common import OPTIONS, measure, table
@@ -40,7 +44,9 @@ def main() -> None:
     isa = ops.cpu_info()["isa"]
     made = [weights(seed) for seed in (0, 1)]
     dense = [W for W, _ in made]
-    packed = {s: [packed_in_small_pages(W * (order >= s)) for W, order in made] for s in SPARSITIES}
+    packed = {
+        s: [packed_in_small_pages(W.masked_fill(order < s, 0)) for W, order in made] for s in SPARSITIES
+    }
     bytes_of = {f"packed {s:.0%}": packed[s][0].nbytes for s in SPARSITIES}
     rows = []
     for tokens in OPTIONS.sizes or TOKENS:

@@ -590,7 +590,7 @@ def pack(W: Array, *, dtype: BitsName | None = None) -> PackedMatrix:
 
     Args:
         W: Weights, [R, C], float32, float16 or bfloat16, any strides and values. What has the bits of +0 is absent;
-            -0.0 and NaN are kept.
+            -0.0 and NaN are kept, so zero weights by `apply_mask_` or ``W[~mask] = 0``: ``W * mask`` leaves -0.0.
         dtype: "bfloat16" if W holds bfloat16 bits as uint16.
 
     Returns:
