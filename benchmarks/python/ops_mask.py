@@ -11,9 +11,9 @@ from stun_ext import ops
 
 NOTE = """G weights/s and GB/s of weights (2 bytes each) by the median, and milliseconds (interquartile range), for all
 threads together. The sort is the released code's way (stable, so exact on ties); topk and kthvalue are faster torch
-ways, whose masks differ on ties. What prunes in place is timed on a fresh copy of W, and the time of a copy, measured
-in the same run, is taken off. "read" is torch summing the same bytes as int64, "copy" is copy_ to another tensor:
-the memory's rates."""
+ways, whose masks differ on ties. "out=" reuses the mask; the others get a new one, whose memory the system clears.
+What prunes in place is timed on a fresh copy of W, and the time of a copy, measured in the same run, is taken off.
+"read" is torch summing the same bytes as int64, "copy" is copy_ to another tensor: the memory's rates."""
 
 SHAPES = [
     ("Qwen3-30B-A3B up", (768, 2048)),
@@ -55,13 +55,22 @@ def main() -> None:
         W = torch.randn(shape).bfloat16()
         norms = torch.rand(shape[1]) * 100
         stored = W.T.contiguous().T  # as a transposed expert lies in memory
-        other = W.clone()
+        other, other_stored = W.clone(), stored.clone()
+        mask = torch.zeros(shape, dtype=torch.bool)
         ours = {
             "wanda_mask": lambda W=W, x=norms: ops.wanda_mask(W, x, 0.5),
-            "wanda_mask, transposed": lambda W=stored, x=norms: ops.wanda_mask(W, x, 0.5),
+            "wanda_mask, out=": lambda W=W, x=norms, o=mask: ops.wanda_mask(W, x, 0.5, out=o),
+            "wanda_mask, out=, transposed": lambda W=stored, x=norms, o=mask: ops.wanda_mask(
+                W, x, 0.5, out=o
+            ),
             "nm_mask 2:4": lambda W=W: ops.nm_mask(W, 2, 4),
-            "nm_mask 4:8": lambda W=W: ops.nm_mask(W, 4, 8),
+            "nm_mask 2:4, out=": lambda W=W, o=mask: ops.nm_mask(W, 2, 4, out=o),
+            "nm_mask 4:8, out=": lambda W=W, o=mask: ops.nm_mask(W, 4, 8, out=o),
+            "nm_mask 2:4, out=, transposed": lambda W=stored, o=mask: ops.nm_mask(W, 2, 4, out=o),
             "wanda_prune_": lambda W=W, t=other, x=norms: ops.wanda_prune_(t.copy_(W), x, 0.5),
+            "wanda_prune_, transposed": lambda W=stored, t=other_stored, x=norms: ops.wanda_prune_(
+                t.copy_(W), x, 0.5
+            ),
             "nm_prune_ 2:4": lambda W=W, t=other, x=norms: ops.nm_prune_(t.copy_(W), x, 2, 4),
         }
         candidates = {f"stun_ext {isa} {name}": call for name, call in ours.items()}

@@ -5,8 +5,9 @@
 
 namespace stun_ext::detail {
 
-// Copies of transposed matrices, 8 × 8 (16 bits) or 4 × 4 (32 bits) elements at a time in registers: one by one, a core
-// of a Xeon (family 6, model 207) copies 0.3 to 0.5 G elements/s of a large matrix.
+// Copies of transposed matrices, 8 × 8 (16 bits) or 4 × 4 (32 bits) elements at a time in registers. Copied one by one,
+// transposed weights were masked at a fifth of the rate of straight ones; so, at about half
+// (benchmarks/results/ops_mask.md).
 
 struct TransposeKernels {
   /// to[r * to_stride + c] = from[c * from_stride + r] for r in [0, rows), c in [0, cols). What is to be read or
