@@ -308,8 +308,8 @@ STUN_EXT_API stun_ext_status stun_ext_wanda_prune(const stun_ext_matrix* weight,
                                                   const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
 
 /// Of every m consecutive columns the n highest scores stay, 1 <= n < m; ties prune the lowest column first.
-/// `scores`: [R, C] float32, float16 or bfloat16, without NaN (else what the mask holds after the error is unspecified),
-/// C a multiple of m.
+/// `scores`: [R, C] float32, float16 or bfloat16, without NaN (else what the mask holds after the error is
+/// unspecified), C a multiple of m.
 STUN_EXT_API stun_ext_status stun_ext_nm_mask(const stun_ext_const_matrix* scores, int64_t n, int64_t m,
                                               const stun_ext_mask* mask,
                                               const stun_ext_executor* executor) STUN_EXT_NOEXCEPT;
