@@ -12,8 +12,15 @@ void transpose(const Bits* from, std::int64_t from_stride, std::int64_t rows, st
     const std::int64_t r1 = r0 + kSquare < rows ? r0 + kSquare : rows;
     for (std::int64_t c0 = 0; c0 < cols; c0 += kSquare) {
       const std::int64_t c1 = c0 + kSquare < cols ? c0 + kSquare : cols;
-      for (std::int64_t c = c0; c < c1; ++c) {
-        for (std::int64_t r = r0; r < r1; ++r) to[r * to_stride + c] = from[c * from_stride + r];
+      // Along the lines of the matrix, whose strides may be powers of two; those of the block, the short side, are not.
+      if (cols >= rows) {
+        for (std::int64_t c = c0; c < c1; ++c) {
+          for (std::int64_t r = r0; r < r1; ++r) to[r * to_stride + c] = from[c * from_stride + r];
+        }
+      } else {
+        for (std::int64_t r = r0; r < r1; ++r) {
+          for (std::int64_t c = c0; c < c1; ++c) to[r * to_stride + c] = from[c * from_stride + r];
+        }
       }
     }
   }
