@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "distance/distance_panel.hpp"
@@ -62,12 +63,15 @@ class SquaredDistanceBlock {
   std::vector<double> norms_, differences_;
 };
 
+class StripPairs;
+
 /// Distances of all pairs of rows, see pairwise_distances.
 class AllDistances {
  public:
   /// Checks the rows as check_rows does, and does what needs all of them.
   AllDistances(const char* operation, const ConstMatrixView& rows, Executor& executor);
   AllDistances(const AllDistances&) = delete;
+  ~AllDistances();
 
   /// Bytes that it takes, at most.
   static double bytes(const ConstMatrixView& rows, int threads) noexcept;
@@ -87,7 +91,8 @@ class AllDistances {
   const RowSource source_;
   Executor& executor_;
   std::vector<double> norms_;
-  LineBuffer products_;  ///< x·y of all pairs, if there are few
+  LineBuffer products_;                 ///< x·y of all pairs, if there are few
+  std::unique_ptr<StripPairs> strips_;  ///< else
 };
 
 }  // namespace stun_ext::detail

@@ -108,9 +108,6 @@ void DistancePanel::sum_block(Term term, std::int64_t block, const DistancePanel
   auto* const add = term == Term::difference ? kernels.differences : of_products;
   const std::int64_t size = kernels.group;
   const std::int64_t depth = a.depth(block);
-  for (std::int64_t i = 0; i < (groups_a.end - groups_a.begin) * size; ++i) {
-    std::fill_n(out + i * stride, (groups_b.end - groups_b.begin) * size, 0.0);
-  }
   for (std::int64_t lane = 0; lane < kLanes; ++lane) {
     const double* part_a = a.part(block, lane);
     const double* part_b = b.part(block, lane);
@@ -120,7 +117,7 @@ void DistancePanel::sum_block(Term term, std::int64_t block, const DistancePanel
       const std::int64_t last = is_upper ? std::min(groups_a.end, j1) : groups_a.end;
       for (std::int64_t i = groups_a.begin; i < last; ++i) {
         const std::int64_t j = is_upper ? std::max(i, j0) : j0;
-        add(part_a + i * size * depth, part_b + j * size * depth, j1 - j, depth,
+        add(part_a + i * size * depth, part_b + j * size * depth, j1 - j, depth, lane == 0,
             out + (i - groups_a.begin) * size * stride + (j - groups_b.begin) * size, stride);
       }
     }

@@ -100,7 +100,8 @@ class DistancePanel {
   }
 
   /// Writes a block's sums to out[i · stride + j] for the rows i of some groups of a and j of b; if `is_upper` (they
-  /// are the same rows) not for groups of a behind those of b. The last group is filled up with rows of zeros.
+  /// are the same rows) not for groups of a behind those of b, where nothing is written. The last group is filled up
+  /// with rows of zeros.
   static void sum_block(Term term, std::int64_t block, const DistancePanel& a, GroupRange groups_a,
                         const DistancePanel& b, GroupRange groups_b, bool is_upper, double* out,
                         std::int64_t stride) noexcept;

@@ -15,12 +15,12 @@ constexpr std::int64_t kSinkRows = 16;  // float32 of a cache line, for sinks th
 }  // namespace
 
 void add_block(const DistanceTile& tile, const double* block, double* sums, bool is_first) noexcept {
-  // With what is on and below the diagonal, by whole rows.
   for (std::int64_t row = 0; row < tile.i_rows; ++row, block += tile.stride, sums += tile.stride) {
+    const std::int64_t begin = std::max<std::int64_t>(0, tile.i + row - tile.j);  // the diagonal holds norms
     if (is_first) {
-      std::copy_n(block, tile.j_rows, sums);
+      std::copy(block + begin, block + tile.j_rows, sums + begin);
     } else {
-      for (std::int64_t col = 0; col < tile.j_rows; ++col) sums[col] += block[col];
+      for (std::int64_t col = begin; col < tile.j_rows; ++col) sums[col] += block[col];
     }
   }
 }

@@ -45,7 +45,7 @@ class TileSink {
 
 // What becomes of a tile's sums, [i_rows, j_rows], `stride` apart.
 
-/// sums += block, or sums = block.
+/// sums += block, or sums = block; nothing below the diagonal.
 void add_block(const DistanceTile& tile, const double* block, double* sums, bool is_first) noexcept;
 
 /// Replaces x·y by ‖x − y‖², or SquaredDistanceRule::kByDifferences, and counts these.

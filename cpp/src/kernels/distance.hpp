@@ -42,10 +42,10 @@ struct DistanceKernels {
   std::int64_t group;     ///< rows that are packed together; divides 24
   std::int64_t groups_b;  ///< groups of side b that one call of the kernels below takes at most
 
-  /// Adds one chain to out[i · stride + j] for each row i of group `a` with each row j of the `count` groups from `b`
-  /// on, which follow each other. A group has depth · `group` elements.
-  using Panels = void(const double* a, const double* b, std::int64_t count, std::int64_t depth, double* out,
-                      std::int64_t stride) noexcept;
+  /// Adds one chain to out[i · stride + j], or stores it if `is_first`, for each row i of group `a` with each row j of
+  /// the `count` groups from `b` on, which follow each other. A group has depth · `group` elements.
+  using Panels = void(const double* a, const double* b, std::int64_t count, std::int64_t depth, bool is_first,
+                      double* out, std::int64_t stride) noexcept;
   Panels* products;
   Panels* exact_products;  ///< for elements whose products float64 holds exactly: float32 and shorter
   Panels* differences;     ///< (x − y)²

@@ -28,7 +28,7 @@ struct Difference {
 };
 
 template <class Term>
-void panels(const double* a, const double* b, std::int64_t count, std::int64_t depth, double* out,
+void panels(const double* a, const double* b, std::int64_t count, std::int64_t depth, bool is_first, double* out,
             std::int64_t stride) noexcept {
   for (std::int64_t group = 0; group < count; ++group, b += depth * kGroup, out += kGroup) {
     double sum[kGroup][kGroup] = {};
@@ -40,7 +40,10 @@ void panels(const double* a, const double* b, std::int64_t count, std::int64_t d
       }
     }
     for (std::int64_t i = 0; i < kGroup; ++i) {
-      for (std::int64_t j = 0; j < kGroup; ++j) out[i * stride + j] += sum[i][j];
+      for (std::int64_t j = 0; j < kGroup; ++j) {
+        double& to = out[i * stride + j];
+        to = is_first ? sum[i][j] : to + sum[i][j];
+      }
     }
   }
 }
