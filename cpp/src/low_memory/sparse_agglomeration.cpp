@@ -11,12 +11,6 @@
 namespace stun_ext::detail {
 namespace {
 
-// Bounds are made from rounded numbers: held this much (relatively) lower, they stay bounds.
-constexpr double kLower = 1.0 - 1e-9;
-
-// Centroid: clusters that may learn all their distances before a new pass is cheaper.
-constexpr int kMostLearnt = 64;
-
 // Bounds that are replaced together at most, how many of them of one cluster, and the work (columns of pairs of rows)
 // from which on that is done by all threads.
 constexpr std::size_t kBatch = 256;
@@ -87,29 +81,6 @@ std::vector<std::uint32_t> SparseAgglomeration::remaining() const {
     if (size_[place] > 0.0) ids.push_back(id_[place]);
   }
   return ids;
-}
-
-/// Calls keep(edge) for each edge that a cluster has, and drops the others and those that it returns false for.
-template <class Keep>
-void SparseAgglomeration::filter(std::uint32_t place, Keep&& keep) {
-  List kept = {kNone, kNone};
-  for (std::uint32_t at = list_[place].first; at != kNone;) {
-    Segment& segment = segments_[at];
-    const std::uint32_t after = segment.next;
-    std::uint32_t size = 0;
-    for (std::uint32_t k = 0; k < segment.size; ++k) {
-      const std::uint32_t index = listed_[segment.begin + k];
-      if (edges_[index].low != kGone && keep(index)) listed_[segment.begin + size++] = index;
-    }
-    segment.size = size;
-    segment.next = kNone;
-    if (size > 0) {
-      (kept.first == kNone ? kept.first : segments_[kept.last].next) = at;
-      kept.last = at;
-    }
-    at = after;
-  }
-  list_[place] = kept;
 }
 
 void SparseAgglomeration::append(List& list, List more) noexcept {
@@ -352,76 +323,6 @@ void SparseAgglomeration::merge(std::uint32_t x, std::uint32_t y, double height)
   size_[x] = size_[y] = 0.0;
   --active_;
   push_nearest(z);
-}
-
-/// Centroid: whether no unknown pair can be as near as `distance`. If not, some cluster has learnt all its distances.
-bool SparseAgglomeration::knows_enough(double distance) {
-  double first = 0.0, second = 0.0;
-  std::size_t largest = 0, kept = 0;
-  for (std::size_t k = 0; k < varied_.size(); ++k) {
-    const std::uint32_t place = varied_[k];
-    if (size_[place] == 0.0) continue;
-    varied_[kept] = place;
-    if (variance_[place] > first) {
-      second = first;
-      first = variance_[place];
-      largest = kept;
-    } else if (variance_[place] > second) {
-      second = variance_[place];
-    }
-    ++kept;
-  }
-  varied_.resize(kept);
-  const double bound = limit_ * limit_ - first - second;
-  if (kept == 0 || (bound > 0.0 && distance <= std::sqrt(bound) * kLower)) return true;
-  const bool is_full = edges_.size() + static_cast<std::size_t>(active_) > room_;
-  if (learnt_ == kMostLearnt || is_full) {
-    learnt_ = kMostLearnt;
-    return false;
-  }
-  const std::uint32_t place = varied_[largest];
-  varied_.erase(varied_.begin() + static_cast<std::ptrdiff_t>(largest));
-  learn_all(place);
-  return false;
-}
-
-/// Gives a cluster edges to all others: bounds, by the centroids.
-void SparseAgglomeration::learn_all(std::uint32_t place) {
-  const std::size_t cols = static_cast<std::size_t>(sums_->cols());
-  centroids_.resize(2 * cols);
-  sums_->centroid(id_[place], centroids_.data());
-  filter(place, [&](std::uint32_t index) {
-    mark_[other_end(edges_[index], place)] = index;
-    return true;
-  });
-  const auto count = static_cast<std::uint32_t>(id_.size());
-  const auto add_segment = [&](std::uint32_t of, std::size_t begin) {
-    segments_.push_back({begin, static_cast<std::uint32_t>(listed_.size() - begin), kNone});
-    const auto segment = static_cast<std::uint32_t>(segments_.size() - 1);
-    append(list_[of], {segment, segment});
-  };
-  const std::size_t first = edges_.size();
-  for (std::uint32_t other = 0; other < count; ++other) {
-    const bool is_known = mark_[other] != kNone;
-    mark_[other] = kNone;
-    if (is_known || other == place || size_[other] == 0.0) continue;
-    const std::uint32_t low = std::min(place, other), high = std::max(place, other);
-    sums_->centroid(id_[other], centroids_.data() + cols);
-    const double bound =
-        distances_[0].from_centroids(centroids_.data(), size_[place], centroids_.data() + cols, size_[other]) * kLower;
-    listed_.push_back(static_cast<std::uint32_t>(edges_.size()));
-    add_segment(other, listed_.size() - 1);
-    push({bound, low, high, static_cast<std::uint32_t>(edges_.size())});
-    edges_.push_back({bound, low & 0x7fffffffu, 1, high});
-  }
-  const std::size_t begin = listed_.size();
-  for (std::size_t index = first; index < edges_.size(); ++index) {
-    listed_.push_back(static_cast<std::uint32_t>(index));
-  }
-  if (listed_.size() > begin) add_segment(place, begin);
-  knows_all_[place] = 1;
-  // Each takes a place in the heap and a segment, too.
-  room_ -= std::min(room_, 3 * (edges_.size() - first));
 }
 
 }  // namespace stun_ext::detail

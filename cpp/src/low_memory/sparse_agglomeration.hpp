@@ -64,6 +64,10 @@ class SparseAgglomeration {
     std::uint32_t first, last;  ///< segments
   };
   static constexpr std::uint32_t kNone = 0xffffffffu;
+  /// Bounds are made from rounded numbers: held this much (relatively) lower, they stay bounds.
+  static constexpr double kLower = 1.0 - 1e-9;
+  /// Centroid: clusters that may learn all their distances before a new pass is cheaper.
+  static constexpr int kMostLearnt = 64;
   static constexpr std::uint32_t kGone = 0x7fffffffu;  ///< as the `low` of an edge: there is none any more
 
   static Entry entry_of(const NearPair& edge, std::size_t index) noexcept {
@@ -89,6 +93,7 @@ class SparseAgglomeration {
                  double height, bool from_x);
   bool knows_enough(double distance);
   void learn_all(std::uint32_t place);
+  void add_bounds(std::uint32_t place, std::size_t first);
   double unknown_bound(std::uint32_t a, std::uint32_t b) const noexcept;
 
   Linkage method_;
@@ -118,8 +123,30 @@ class SparseAgglomeration {
   std::vector<char> knows_all_;   ///< centroid: every other cluster is in its list
   int learnt_ = 0;
   double last_height_ = 0.0;
-  std::vector<double> centroids_;      ///< [2, d]
   std::vector<std::uint32_t> varied_;  ///< centroid: places with V > 0 that do not know all
 };
+
+/// Calls keep(edge) for each edge that a cluster has, and drops the others and those that it returns false for.
+template <class Keep>
+void SparseAgglomeration::filter(std::uint32_t place, Keep&& keep) {
+  List kept = {kNone, kNone};
+  for (std::uint32_t at = list_[place].first; at != kNone;) {
+    Segment& segment = segments_[at];
+    const std::uint32_t after = segment.next;
+    std::uint32_t size = 0;
+    for (std::uint32_t k = 0; k < segment.size; ++k) {
+      const std::uint32_t index = listed_[segment.begin + k];
+      if (edges_[index].low != kGone && keep(index)) listed_[segment.begin + size++] = index;
+    }
+    segment.size = size;
+    segment.next = kNone;
+    if (size > 0) {
+      (kept.first == kNone ? kept.first : segments_[kept.last].next) = at;
+      kept.last = at;
+    }
+    at = after;
+  }
+  list_[place] = kept;
+}
 
 }  // namespace stun_ext::detail
