@@ -36,6 +36,10 @@ struct RowPair {
 /// Σ(x − y)² for many pairs at once; those of one row i should follow each other.
 void squared_differences(const RowSource& source, const std::vector<RowPair>& pairs, double* out) noexcept;
 
+/// d² of many pairs at once, in the same order.
+/// @param norms  ‖x‖² of each row, by row; not read for rows of few columns.
+void squared_distances(const RowSource& source, const std::vector<RowPair>& pairs, const double* norms, double* out);
+
 /// Squared distances between two sets of rows, the same bits again. Keeps its workspace.
 class SquaredDistanceBlock {
  public:

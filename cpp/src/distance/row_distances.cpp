@@ -94,19 +94,50 @@ double squared_distance(const ConstMatrixView& rows, std::int64_t i, std::int64_
   return squared == Rule::kByDifferences ? sums[3] : squared;
 }
 
-void squared_differences(const RowSource& source, const std::vector<RowPair>& pairs, double* out) noexcept {
+namespace {
+
+// Of many pairs at once, four of one row together, filled up where there are fewer: one alone would take as long.
+void sum_pairs(Term term, const RowSource& source, const std::vector<RowPair>& pairs, double* out) noexcept {
+  auto* const add = term == Term::product ? source.kernels().dots : source.kernels().differences;
   std::fill(out, out + pairs.size(), 0.0);
   double buffer[1 + kManyRows][kBlockCols];
   for (std::int64_t col = 0; col < source.rows().cols; col += kBlockCols) {  // outermost: many rows of it fit a cache
     const std::int64_t cols = std::min(kBlockCols, source.rows().cols - col);
     for (std::size_t first = 0, next; first < pairs.size(); first = next) {
-      const void* y[kManyRows];
+      const void* y[kManyRows] = {};
       std::int64_t count = 0;
       for (next = first; next < pairs.size() && pairs[next].i == pairs[first].i && count < kManyRows; ++next, ++count) {
         y[count] = source.block(pairs[next].j, col, cols, buffer[1 + count]);
       }
-      source.kernels().differences(source.block(pairs[first].i, col, cols, buffer[0]), y, count, cols, out + first);
+      double sums[kManyRows] = {};
+      for (std::int64_t k = 0; k < count; ++k) sums[k] = out[static_cast<std::int64_t>(first) + k];
+      std::fill(y + count, y + kManyRows, y[0]);
+      add(source.block(pairs[first].i, col, cols, buffer[0]), y, kManyRows, cols, sums);
+      std::copy_n(sums, count, out + first);
     }
+  }
+}
+
+}  // namespace
+
+void squared_differences(const RowSource& source, const std::vector<RowPair>& pairs, double* out) noexcept {
+  sum_pairs(Term::difference, source, pairs, out);
+}
+
+void squared_distances(const RowSource& source, const std::vector<RowPair>& pairs, const double* norms, double* out) {
+  if (source.rows().cols < Rule::kProductCols) return sum_pairs(Term::difference, source, pairs, out);
+  sum_pairs(Term::product, source, pairs, out);
+  std::vector<RowPair> cancelled;
+  for (std::size_t k = 0; k < pairs.size(); ++k) {
+    out[k] = Rule::from_products(norms[pairs[k].i], norms[pairs[k].j], out[k]);
+    if (out[k] == Rule::kByDifferences) cancelled.push_back(pairs[k]);
+  }
+  if (cancelled.empty()) return;
+  std::vector<double> sums(cancelled.size());
+  sum_pairs(Term::difference, source, cancelled, sums.data());
+  std::size_t next = 0;
+  for (std::size_t k = 0; k < pairs.size(); ++k) {
+    if (out[k] == Rule::kByDifferences) out[k] = sums[next++];
   }
 }
 

@@ -28,9 +28,10 @@ struct RowKernels {
   /// sums[2 + 2j].
   void (*products)(const void* x, const void* const* y, std::int64_t count, std::int64_t cols, double* sums) noexcept;
 
-  /// Adds (x − y_j)² to sums[j] for `count` <= kManyRows rows.
-  void (*differences)(const void* x, const void* const* y, std::int64_t count, std::int64_t cols,
-                      double* sums) noexcept;
+  /// Adds x·y_j to sums[j] for `count` <= kManyRows rows.
+  using Sums = void(const void* x, const void* const* y, std::int64_t count, std::int64_t cols, double* sums) noexcept;
+  Sums* dots;
+  Sums* differences;  ///< (x − y_j)²
 
   /// Packs `count` <= group rows for the kernels of DistanceKernels: column c of row r to to[c % kLanes · lane_stride +
   /// c / kLanes · group + r], with zeros for missing rows and up to whole lanes of columns.

@@ -163,8 +163,8 @@ struct DistanceLanes {
     for (int k = 0; k < 1 + 2 * B; ++k) sums[k] += block[k];
   }
 
-  template <class Element, int B>
-  static void differences_with(const Element* x, const Element* const* y, std::int64_t cols, double* sums) noexcept {
+  template <class Term, class Element, int B>
+  static void sums_with(const Element* x, const Element* const* y, std::int64_t cols, double* sums) noexcept {
     double block[B] = {};
     for (int part = 0; part < kParts; ++part) {
       Value sum[B];
@@ -173,7 +173,7 @@ struct DistanceLanes {
       for_each_vector<Element>(part, cols, [&](const auto& load) noexcept {
         const Value of_x = load(x);
         STUN_EXT_UNROLL
-        for (int j = 0; j < B; ++j) sum[j] = Difference::add(of_x, load(y[j]), sum[j]);
+        for (int j = 0; j < B; ++j) sum[j] = Term::add(of_x, load(y[j]), sum[j]);
       });
       STUN_EXT_UNROLL
       for (int j = 0; j < B; ++j) add_chains(sum[j], block[j]);
@@ -199,14 +199,14 @@ struct DistanceLanes {
     }
   }
 
-  template <class Element>
-  static void differences(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
-                          double* sums) noexcept {
+  template <class Term, class Element>
+  static void sums_of(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
+                      double* sums) noexcept {
     const auto* x = static_cast<const Element*>(x_data);
     const Element* y[kManyRows];
     for (std::int64_t j = 0; j < count; ++j) y[j] = static_cast<const Element*>(y_data[j]);
-    if (count == kManyRows) return differences_with<Element, kManyRows>(x, y, cols, sums);
-    for (std::int64_t j = 0; j < count; ++j) differences_with<Element, 1>(x, y + j, cols, sums + j);
+    if (count == kManyRows) return sums_with<Term, Element, kManyRows>(x, y, cols, sums);
+    for (std::int64_t j = 0; j < count; ++j) sums_with<Term, Element, 1>(x, y + j, cols, sums + j);
   }
 
   template <class Element>
@@ -233,7 +233,7 @@ struct DistanceLanes {
 
   template <class Element>
   static constexpr RowKernels row_kernels() noexcept {
-    return {pair<Element>, products<Element>, differences<Element>, pack<Element>};
+    return {pair<Element>, products<Element>, sums_of<Product, Element>, sums_of<Difference, Element>, pack<Element>};
   }
 
   static constexpr DistanceKernels kernels() noexcept {

@@ -90,12 +90,12 @@ void products(const void* x_data, const void* const* y_data, std::int64_t count,
   }
 }
 
-template <class Element>
-void differences(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
-                 double* sums) noexcept {
+template <class Term, class Element>
+void sums_of(const void* x_data, const void* const* y_data, std::int64_t count, std::int64_t cols,
+             double* sums) noexcept {
   const auto* x = static_cast<const Element*>(x_data);
   for (std::int64_t j = 0; j < count; ++j) {
-    sums[j] += block_of<Difference>(x, static_cast<const Element*>(y_data[j]), cols);
+    sums[j] += block_of<Term>(x, static_cast<const Element*>(y_data[j]), cols);
   }
 }
 
@@ -114,7 +114,8 @@ void pack(const void* const* rows, std::int64_t count, std::int64_t cols, double
 
 template <class Element>
 constexpr RowKernels row_kernels() noexcept {
-  return {pair<Element>, products<Element>, differences<Element>, pack<Element>};
+  return {pair<Element>, products<Element>, sums_of<Product<!std::is_same_v<Element, double>>, Element>,
+          sums_of<Difference, Element>, pack<Element>};
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace {
 constexpr int kRowsA = 6;
 constexpr int kVectorsB = 2;
 constexpr int kRowsB = 8 * kVectorsB;
+constexpr std::int64_t kAhead = 512;  // floats: rows of b stay in the first cache, those of a come from the second
 
 void multiply(const float* a, const float* b, std::int64_t depth, float* out, std::int64_t stride,
               bool accumulate) noexcept {
@@ -21,6 +22,7 @@ void multiply(const float* a, const float* b, std::int64_t depth, float* out, st
     for (int v = 0; v < kVectorsB; ++v) sum[i][v] = _mm256_setzero_ps();
   }
   for (std::int64_t k = 0; k < depth; ++k) {
+    __builtin_prefetch(a + k * kRowsA + kAhead);
     __m256 of_b[kVectorsB];
     STUN_EXT_UNROLL
     for (int v = 0; v < kVectorsB; ++v) of_b[v] = _mm256_loadu_ps(b + k * kRowsB + 8 * v);

@@ -17,7 +17,7 @@ namespace {
 constexpr const char* kOperation = "linkage";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kBytesPerPair = PairStore::kBytesPerPair + SparseAgglomeration::kBytesPerPair;
-constexpr double kBytesPerRow = 192.0;  // the forest, the clusters' places and lists, blocks of items
+constexpr double kBytesPerRow = 200.0;  // the forest, the clusters' places and lists, blocks of items, norms
 constexpr double kBytesAtLeast = 65536.0;
 constexpr std::int64_t kMatrixBlock = 256;  // rows
 

@@ -30,9 +30,14 @@ NearPairsPass::NearPairsPass(const ConstMatrixView& rows, const GramFrame& frame
 double NearPairsPass::bytes(std::int64_t cols, Linkage method, PassPlan plan, int threads) noexcept {
   const bool by_centroid = method == Linkage::ward || method == Linkage::centroid;
   const auto r = static_cast<double>(plan.block_rows + kGramPadding);
+  // A pair of clusters has at least one pair of rows.
+  constexpr double kBytesOfExact = sizeof(Workspace::Wanted) + sizeof(Workspace::Candidate) + sizeof(RowPair) +
+                                   sizeof(std::uint32_t) + sizeof(double) + 3 * sizeof(RowPair) +
+                                   sizeof(double);  // pairs that cancel, in a list that grows
+  const double exact = by_centroid ? 0.0 : kBytesOfExact * static_cast<double>(exact_at_a_time(plan.block_rows));
   const double a = GramPanel::bytes(plan.block_rows, cols) * static_cast<double>(plan.super_blocks);
   const double b = GramPanel::bytes(plan.block_rows, cols) + 4.0 * r * r + 16.0 * r +
-                   sizeof(NearPair) * (static_cast<double>(kPairsAtATime) + r) +
+                   sizeof(NearPair) * (static_cast<double>(kPairsAtATime) + r) + exact +
                    8.0 * static_cast<double>(cols) * (by_centroid ? r + 3.0 : 1.0);
   return a + b * threads;
 }
@@ -187,6 +192,14 @@ void NearPairsPass::multiply(const Block& block_a, const GramPanel& a, const Blo
 void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sink, Executor& executor, Ticker& ticker) {
   takes_bounds_ = sink.takes_bounds() && method_ != Linkage::single;
   plan_blocks(ids);
+  if (method_ == Linkage::single || method_ == Linkage::complete) {
+    const RowSource source(distance_kernels(), rows_);
+    norms_.resize(static_cast<std::size_t>(rows_.rows));
+    auto task = [&](std::int64_t begin, std::int64_t end) {
+      squared_norms(source, begin, nullptr, end - begin, norms_.data() + begin);
+    };
+    executor.parallel_for(rows_.rows, rows_per_task(rows_.cols), task);
+  }
   const GramKernels& kernels = STUN_EXT_KERNELS(gram);
   const auto blocks = static_cast<std::int64_t>(blocks_.size());
   const std::int64_t super_blocks = std::min(plan_.super_blocks, blocks);
@@ -218,7 +231,10 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
           pool.pop_back();
         }
       }
-      if (!work) work = std::make_unique<Workspace>(plan_.block_rows, rows_.cols, kernels);
+      if (!work) {
+        work = std::make_unique<Workspace>(plan_.block_rows, rows_.cols, kernels);
+        if (!norms_.empty()) work->reserve_exact(exact_at_a_time(plan_.block_rows));
+      }
       for (std::int64_t index = begin; index < end; ++index) {
         const std::int64_t b = blocks - 1 - index;  // the last ones have the most to do
         const Block& block_b = blocks_[static_cast<std::size_t>(b)];

@@ -8,6 +8,7 @@
 
 #include "cluster/forest.hpp"
 #include "cluster/ticker.hpp"
+#include "distance/distance.hpp"
 #include "distance/gram.hpp"
 #include "low_memory/cluster_distance.hpp"
 #include "low_memory/pair_store.hpp"
@@ -51,6 +52,11 @@ class NearPairsPass {
     std::int64_t count() const noexcept { return end - begin; }
   };
   struct Workspace;
+  /// Distances between rows that a thread collects before it computes them.
+  static constexpr std::size_t exact_at_a_time(std::int64_t block_rows) noexcept {
+    constexpr std::int64_t kMost = 8192;
+    return static_cast<std::size_t>(block_rows < 256 ? block_rows * block_rows / 8 : kMost);
+  }
 
   std::int64_t stride() const noexcept { return plan_.block_rows + kGramPadding; }
   void plan_blocks(const std::vector<std::uint32_t>& ids);
@@ -65,15 +71,18 @@ class NearPairsPass {
   void reduce(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, double limit,
               Workspace& work, PairConsumer& sink);
   void reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work, double limit,
-                    PairConsumer& sink) const;
+                    PairConsumer& sink);
   void add_item_pair(const Block& block_a, std::int64_t i, const Block& block_b, std::int64_t j, Workspace& work,
-                     double limit) const;
+                     double limit, PairConsumer& sink);
   void reduce_groups(const Block& block_a, const GramPanel& a, const Block& block_b, bool is_same, Workspace& work,
                      double limit, PairConsumer& sink);
   static void hand_on_many(std::vector<NearPair>& found, PairConsumer& sink);
   double lower_bound(std::int64_t i, std::int64_t j, const Workspace& work) const;
-  double extreme(const GramPanel& a, const Block& block_a, std::int64_t i0, std::int64_t i1, const Block& block_b,
-                 std::int64_t j0, std::int64_t j1, Workspace& work) const;
+  void add_extreme(const Block& block_a, const GramPanel& a, std::int64_t i0, std::int64_t i1, const Block& block_b,
+                   std::int64_t j0, std::int64_t j1, std::uint32_t place_a, std::uint32_t place_b, bool is_partial,
+                   Workspace& work) const;
+  void take_extreme(double& squared, double other) const noexcept;
+  void compute_exact(const Block& block_a, const Block& block_b, Workspace& work, double limit, PairConsumer& sink);
   void add_partial(std::uint32_t slot_a, std::uint32_t slot_b, double value);
   void emit_partials(PairConsumer& sink);
 
@@ -87,6 +96,7 @@ class NearPairsPass {
   PassPlan plan_;
   std::vector<std::uint32_t> ids_;
   std::vector<std::uint32_t> items_;  ///< rows, cluster by cluster; or places of clusters by size, for their centroids
+  std::vector<double> norms_;         ///< ‖x‖² of each row, for exact distances between rows
   std::vector<std::int64_t> start_;   ///< of each cluster in items_ (rows only), one more at the end
   std::vector<Block> blocks_;
   std::vector<std::uint32_t> big_;   ///< by place: index into partials_ of a cluster larger than a block, or kNone
@@ -107,6 +117,14 @@ struct NearPairsPass::Workspace {
     found.reserve(kPairsAtATime + static_cast<std::size_t>(block_rows));
   }
 
+  void reserve_exact(std::size_t count) {
+    exact.reserve(count);
+    candidates.reserve(count);
+    row_pairs.reserve(count);
+    wanted_of.reserve(count);
+    squared.reserve(count);
+  }
+
   GramPanel panel;                ///< block B
   std::vector<double> centroids;  ///< to pack it from
   std::vector<float> dots;        ///< rows of stride() products
@@ -117,6 +135,23 @@ struct NearPairsPass::Workspace {
   std::vector<unsigned char> wanted;  ///< see multiply()
   double margin = 0.0;                ///< largest error of a squared distance in the block, in the frame's scale
   std::vector<NearPair> found;
+
+  /// A pair of clusters whose distance is the largest (complete) or smallest of some between rows.
+  struct Wanted {
+    double squared;
+    std::uint32_t place_a, place_b;
+    bool is_partial;
+  };
+  /// One of these distances, by items of the blocks at hand.
+  struct Candidate {
+    std::uint32_t i, j, wanted;
+  };
+  std::vector<Wanted> exact;
+  std::vector<Candidate> candidates;
+  std::vector<std::uint32_t> first_of_row;  ///< to bring those of one row together
+  std::vector<RowPair> row_pairs;
+  std::vector<std::uint32_t> wanted_of;  ///< by pair
+  std::vector<double> squared;           ///< by pair
 };
 
 }  // namespace stun_ext::detail

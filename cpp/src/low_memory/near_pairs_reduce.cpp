@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "low_memory/near_pairs.hpp"
 
@@ -19,6 +20,7 @@ void NearPairsPass::reduce(const Block& block_a, const GramPanel& a, const Block
   } else {
     reduce_groups(block_a, a, block_b, is_same, work, limit, sink);
   }
+  compute_exact(block_a, block_b, work, limit, sink);
 }
 
 void NearPairsPass::hand_on_many(std::vector<NearPair>& found, PairConsumer& sink) {
@@ -28,7 +30,7 @@ void NearPairsPass::hand_on_many(std::vector<NearPair>& found, PairConsumer& sin
 }
 
 void NearPairsPass::reduce_items(const Block& block_a, const Block& block_b, bool is_same, Workspace& work,
-                                 double limit, PairConsumer& sink) const {
+                                 double limit, PairConsumer& sink) {
   constexpr std::int64_t kChunk = 32;
   const float* half_b = work.half_b.data();
   const std::int64_t count = block_b.count();
@@ -41,7 +43,7 @@ void NearPairsPass::reduce_items(const Block& block_a, const Block& block_b, boo
       for (std::int64_t j = j0; j < j1; ++j) near |= dots[j] > limit_a + half_b[j];
       if (near == 0) continue;
       for (std::int64_t j = j0; j < j1; ++j) {
-        if (dots[j] > limit_a + half_b[j]) add_item_pair(block_a, i, block_b, j, work, limit);
+        if (dots[j] > limit_a + half_b[j]) add_item_pair(block_a, i, block_b, j, work, limit, sink);
       }
     }
     hand_on_many(work.found, sink);
@@ -49,23 +51,24 @@ void NearPairsPass::reduce_items(const Block& block_a, const Block& block_b, boo
 }
 
 void NearPairsPass::add_item_pair(const Block& block_a, std::int64_t i, const Block& block_b, std::int64_t j,
-                                  Workspace& work, double limit) const {
+                                  Workspace& work, double limit, PairConsumer& sink) {
   // Items are clusters: by size, or in order.
   const auto place_of = [&](const Block& block, std::int64_t k) {
     return by_centroid_ ? items_[static_cast<std::size_t>(block.begin + k)]
                         : block.first_cluster + static_cast<std::uint32_t>(k);
   };
   const std::uint32_t a = place_of(block_a, i), b = place_of(block_b, j);
-  NearPair pair = {0.0, std::min(a, b) & 0x7fffffffu, takes_bounds_, std::max(a, b)};
   if (!takes_bounds_) {
-    pair.distance = std::sqrt(squared_distance(rows_, ids_[a], ids_[b]));
-  } else {
-    pair.distance = lower_bound(i, j, work);
-    if (method_ == Linkage::ward) {
-      const auto size_a = static_cast<double>(forest_.size(ids_[a])),
-                 size_b = static_cast<double>(forest_.size(ids_[b]));
-      pair.distance *= std::sqrt(2.0 * size_a * size_b / (size_a + size_b));
-    }
+    work.exact.push_back({method_ == Linkage::complete ? 0.0 : kInfinity, a, b, false});
+    work.candidates.push_back({static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(j),
+                               static_cast<std::uint32_t>(work.exact.size() - 1)});
+    if (work.candidates.size() >= exact_at_a_time(plan_.block_rows)) compute_exact(block_a, block_b, work, limit, sink);
+    return;
+  }
+  NearPair pair = {lower_bound(i, j, work), std::min(a, b) & 0x7fffffffu, 1, std::max(a, b)};
+  if (method_ == Linkage::ward) {
+    const auto size_a = static_cast<double>(forest_.size(ids_[a])), size_b = static_cast<double>(forest_.size(ids_[b]));
+    pair.distance *= std::sqrt(2.0 * size_a * size_b / (size_a + size_b));
   }
   if (pair.distance < limit) work.found.push_back(pair);
 }
@@ -141,7 +144,10 @@ void NearPairsPass::reduce_groups(const Block& block_a, const GramPanel& a, cons
             for (std::int64_t j = j0; j < j1; ++j) value = std::max(value, lower_bound(i, j, work));
           }
         } else {
-          value = extreme(a, block_a, i0, i1, block_b, j0, j1, work);
+          add_extreme(block_a, a, i0, i1, block_b, j0, j1, c, e, is_partial, work);
+          if (work.candidates.size() >= exact_at_a_time(plan_.block_rows))
+            compute_exact(block_a, block_b, work, limit, sink);
+          continue;
         }
       }
       if (is_partial) {
@@ -154,9 +160,10 @@ void NearPairsPass::reduce_groups(const Block& block_a, const GramPanel& a, cons
   }
 }
 
-// The farthest (complete) or nearest pair of rows: exact distances of those that may be it, given the products' error.
-double NearPairsPass::extreme(const GramPanel& a, const Block& block_a, std::int64_t i0, std::int64_t i1,
-                              const Block& block_b, std::int64_t j0, std::int64_t j1, Workspace& work) const {
+// The farthest (complete) or nearest pair of rows: those that may be it, given the products' error, are to be computed.
+void NearPairsPass::add_extreme(const Block& block_a, const GramPanel& a, std::int64_t i0, std::int64_t i1,
+                                const Block& block_b, std::int64_t j0, std::int64_t j1, std::uint32_t place_a,
+                                std::uint32_t place_b, bool is_partial, Workspace& work) const {
   const double sign = method_ == Linkage::complete ? 1.0 : -1.0;
   const auto approximate = [&](std::int64_t i, std::int64_t j) {
     return sign * (a.squared_norm(i) + work.panel.squared_norm(j) -
@@ -168,15 +175,62 @@ double NearPairsPass::extreme(const GramPanel& a, const Block& block_a, std::int
       for (std::int64_t j = j0; j < j1; ++j) best = std::max(best, approximate(i, j));
     }
   }
-  double exact = -kInfinity;
+  const auto wanted = static_cast<std::uint32_t>(work.exact.size());
+  work.exact.push_back({-sign * kInfinity, place_a, place_b, is_partial});
   for (std::int64_t i = i0; i < i1; ++i) {
     for (std::int64_t j = j0; j < j1; ++j) {
       if (best != -kInfinity && approximate(i, j) < best - 2.0 * work.margin) continue;
-      exact = std::max(exact, sign * squared_distance(rows_, items_[static_cast<std::size_t>(block_a.begin + i)],
-                                                      items_[static_cast<std::size_t>(block_b.begin + j)]));
+      if (work.candidates.size() < exact_at_a_time(plan_.block_rows)) {
+        work.candidates.push_back({static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(j), wanted});
+      } else {  // many ties
+        take_extreme(work.exact.back().squared,
+                     squared_distance(rows_, items_[static_cast<std::size_t>(block_a.begin + i)],
+                                      items_[static_cast<std::size_t>(block_b.begin + j)]));
+      }
     }
   }
-  return std::sqrt(sign * exact);
+}
+
+/// Of squared distances between rows, the one that counts for their clusters.
+void NearPairsPass::take_extreme(double& squared, double other) const noexcept {
+  squared = method_ == Linkage::complete ? std::max(squared, other) : std::min(squared, other);
+}
+
+// Row by row of a, so that one is read once for many of b, and together, so that these stay in cache.
+void NearPairsPass::compute_exact(const Block& block_a, const Block& block_b, Workspace& work, double limit,
+                                  PairConsumer& sink) {
+  if (work.exact.empty()) return;
+  const std::size_t count = work.candidates.size();
+  work.first_of_row.assign(static_cast<std::size_t>(block_a.count()) + 1, 0u);
+  for (const Workspace::Candidate& candidate : work.candidates) ++work.first_of_row[candidate.i + 1];
+  std::partial_sum(work.first_of_row.begin(), work.first_of_row.end(), work.first_of_row.begin());
+  work.row_pairs.resize(count);
+  work.wanted_of.resize(count);
+  work.squared.resize(count);
+  const auto row_of = [&](const Block& block, std::uint32_t item) -> std::int64_t {
+    return items_[static_cast<std::size_t>(block.begin) + item];
+  };
+  for (const Workspace::Candidate& candidate : work.candidates) {
+    const std::uint32_t place = work.first_of_row[candidate.i]++;
+    work.row_pairs[place] = {row_of(block_a, candidate.i), row_of(block_b, candidate.j)};
+    work.wanted_of[place] = candidate.wanted;
+  }
+  squared_distances(RowSource(distance_kernels(), rows_), work.row_pairs, norms_.data(), work.squared.data());
+  for (std::size_t k = 0; k < count; ++k) {
+    take_extreme(work.exact[work.wanted_of[k]].squared, work.squared[k]);
+  }
+  for (const Workspace::Wanted& wanted : work.exact) {
+    const double distance = std::sqrt(wanted.squared);
+    if (wanted.is_partial) {
+      add_partial(wanted.place_a, wanted.place_b, distance);
+    } else if (distance < limit) {
+      const auto [low, high] = std::minmax(wanted.place_a, wanted.place_b);
+      work.found.push_back({distance, low & 0x7fffffffu, 0, high});
+      hand_on_many(work.found, sink);
+    }
+  }
+  work.exact.clear();
+  work.candidates.clear();
 }
 
 void NearPairsPass::add_partial(std::uint32_t place_a, std::uint32_t place_b, double value) {
