@@ -26,7 +26,7 @@ constexpr const char* kNames[] = {"single", "complete", "average", "ward", "cent
 /// between all rows of two clusters at a time, in each thread.
 LinkageOptions tight(std::int64_t n, Linkage method, std::int64_t extra = 0, int threads = num_threads()) {
   LinkageOptions options;
-  options.memory_limit = 65536 + 160 * n + 170000 + extra;
+  options.memory_limit = 65536 + 168 * n + 180000 + extra;
   if (method == Linkage::average) options.memory_limit += threads * 8 * std::min<std::int64_t>(n * n / 4, 1 << 16);
   return options;
 }
