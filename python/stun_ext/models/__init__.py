@@ -16,6 +16,9 @@ from .routers import stored_routers as stored_routers
 from .routing import legal_expert_counts as legal_expert_counts
 from .slicing import SlicePlan as SlicePlan
 from .slicing import plan_slices as plan_slices
+from .stored_experts import StoredExperts as StoredExperts
+from .stored_experts import check_experts_interface as check_experts_interface
+from .stored_experts import stored_experts as stored_experts
 
 __all__ = [
     "ExpertMatrix",
@@ -23,8 +26,10 @@ __all__ = [
     "MoEModel",
     "RoutedLayer",
     "SlicePlan",
+    "StoredExperts",
     "StoredRouter",
     "analyze",
+    "check_experts_interface",
     "check_prunable",
     "decoder_linears",
     "empty_model",
@@ -32,5 +37,6 @@ __all__ = [
     "legal_expert_counts",
     "plan_slices",
     "slicing_refusals",
+    "stored_experts",
     "stored_routers",
 ]

@@ -27,8 +27,8 @@ def check_prunable(model: nn.Module) -> None:
     """Raises ValueError, with advice, for a model whose weights cannot be cut or zeroed in place.
 
     Refused are wrapped models (PEFT, torch.compile, DataParallel), adapters inside the model, quantised
-    weights, weights that are not in memory (meta device, offloaded by accelerate) and weights sharded over
-    processes.
+    weights, packed experts, weights that are not in memory (meta device, offloaded by accelerate) and weights
+    sharded over processes.
 
     Args:
         model: The model about to be pruned.
@@ -49,6 +49,8 @@ def check_prunable(model: nn.Module) -> None:
             "(for torch.compile or DataParallel, prune the model that was wrapped)"
         )
         return
+    if any(hasattr(module, "_stun_ext_experts") for _, module in modules):
+        fail("the experts are packed: prune the dense checkpoint (stun-ext unpack PACKED OUT gives it back)")
     quantiser = next((package for package in _QUANTISERS if package in packages), None)
     if quantiser is not None or getattr(model.config, "quantization_config", None) is not None:
         fail(

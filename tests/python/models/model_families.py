@@ -110,6 +110,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": I,
         "head_dim": 8,
     },
+    "nemotron_h": {  # experts without a gate
+        "layers_block_type": ["attention", "moe", "moe"],
+        "n_routed_experts": E,
+        "moe_intermediate_size": I,
+        "moe_shared_expert_intermediate_size": 16,
+        "n_group": 1,
+        "topk_group": 1,
+        "head_dim": 8,
+    },
     "jetmoe": {
         "num_local_experts": E,
         "intermediate_size": I,
@@ -207,6 +216,15 @@ def logits(model: Any) -> torch.Tensor:
     tokens = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         return model(input_ids=tokens, use_cache=False).logits
+
+
+def zero_weights(model: Any, sparsity: float, seed: int = 5) -> None:
+    """Sets a random share of the experts' weights to zero, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 3 and "experts" in name:
+                parameter[torch.rand(parameter.shape, generator=generator) < sparsity] = 0.0
 
 
 def kept_ids(num_experts: int, n_group: int, count: int, shift: int = 0) -> list[int]:
