@@ -137,8 +137,7 @@ def save_pretrained(
             raise ValueError(f"[save_pretrained] files: {name!r} is not a plain file name of its own")
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_space(model, path.parent)
-    partial = _new_sibling(path, "partial")
-    try:
+    with new_directory(path, force) as partial:
         model.save_pretrained(partial, max_shard_size="5GB")
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
@@ -148,6 +147,22 @@ def save_pretrained(
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
         set_modes(partial)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, force: bool = False) -> Iterator[Path]:
+    """A hidden directory beside `path` to fill, flushed to the disk and renamed to `path` at the end.
+
+    An error leaves `path` as it was. Call `out_is_free` before.
+
+    Args:
+        path: Absolute path of the directory to write.
+        force: Whether an existing checkpoint is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _new_sibling(path, "partial")
+    try:
+        yield partial
         sync(partial)
         put_in_place(partial, path, force)
     except BaseException:

@@ -83,15 +83,26 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         # Not asked for what is not there: Python makes room for all of it first.
         is_there = length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size - 8)
         text = file.read(length) if is_there else b""
+    if not is_there or len(text) != length:
+        raise ValueError(f"[safetensors] {os.fspath(path)} is not a safetensors file")
+    return parse_header(path, text)
+
+
+def parse_header(path: str | os.PathLike[str], text: bytes) -> Header:
+    """The header of a file whose first bytes are the length of `text`, and `text`; `path` is for messages.
+
+    Raises:
+        ValueError: As `read_header`.
+    """
     try:
-        entries = json.loads(text) if is_there and len(text) == length else None
+        entries = json.loads(text)
     except (ValueError, RecursionError):  # the latter for what is nested too deeply
         entries = None
     if not isinstance(entries, dict):
         raise ValueError(f"[safetensors] {os.fspath(path)} is not a safetensors file")
     metadata = entries.pop("__metadata__", None)
     tensors = {name: _entry(path, name, entry) for name, entry in entries.items()}
-    return Header(tensors, 8 + length, metadata if isinstance(metadata, dict) else None)
+    return Header(tensors, 8 + len(text), metadata if isinstance(metadata, dict) else None)
 
 
 def check_complete(path: str | os.PathLike[str], header: Header) -> None:
@@ -152,12 +163,7 @@ def map_tensor(path: str | os.PathLike[str], name: str, header: Header) -> tuple
         raise ValueError(f"{where} has no tensor {name!r}; {_some_names(header)}")
     tensor = header.tensors[name]
     check_float(where, name, tensor)
-    stop, size = header.data_start + tensor.end, os.path.getsize(path)
-    if stop > size:
-        raise ValueError(
-            f"{where}: {name} ends at byte {stop:,}, but the file has {size:,}: "
-            "it is truncated or its header is damaged"
-        )
+    _check_end(where, path, name, header)
     element = np.dtype(_FLOATS[tensor.dtype])
     if tensor.bytes == 0:
         try:
@@ -167,6 +173,25 @@ def map_tensor(path: str | os.PathLike[str], name: str, header: Header) -> tuple
     offset = header.data_start + tensor.begin
     values: npt.NDArray[Any] = np.memmap(path, dtype=element, mode="r", offset=offset, shape=tensor.shape)
     return values if values.flags.aligned else values.copy(), _bits(tensor)
+
+
+def map_bytes(path: str | os.PathLike[str], name: str, header: Header) -> npt.NDArray[Any]:
+    """The bytes of a tensor of any dtype where they lie in the file, uint8, mapped read-only.
+
+    Raises:
+        ValueError: No such tensor, or the file ends before it does. File and tensor are named.
+    """
+    import numpy as np
+
+    where = f"[safetensors] {os.fspath(path)}"
+    if name not in header.tensors:
+        raise ValueError(f"{where} has no tensor {name!r}; {_some_names(header)}")
+    tensor = header.tensors[name]
+    _check_end(where, path, name, header)
+    if tensor.bytes == 0:
+        return np.empty(0, np.uint8)
+    offset = header.data_start + tensor.begin
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(tensor.bytes,))
 
 
 def from_bytes(content: bytes, tensor: StoredTensor) -> tuple[npt.NDArray[Any], Bits]:
@@ -188,6 +213,15 @@ def check_float(where: str, name: str, tensor: StoredTensor) -> None:
         raise ValueError(
             f"{where}: {name}, {tensor.dtype} {list(tensor.shape)}, takes {needed:,} bytes, but the header gives it "
             f"{tensor.bytes:,}"
+        )
+
+
+def _check_end(where: str, path: str | os.PathLike[str], name: str, header: Header) -> None:
+    stop, size = header.data_start + header.tensors[name].end, os.path.getsize(path)
+    if stop > size:
+        raise ValueError(
+            f"{where}: {name} ends at byte {stop:,}, but the file has {size:,}: "
+            "it is truncated or its header is damaged"
         )
 
 
