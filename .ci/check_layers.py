@@ -56,12 +56,15 @@ CLI_MAY_IMPORT = frozenset(
         "clustering",
         "demo",
         "evaluation",
+        "experts_backend",
         "files",
+        "loading",
         "model_card",
         "models",
     }
     | {
         "ops",
+        "packing",
         "pipeline",
         "plots",
         "recipe",
@@ -70,9 +73,21 @@ CLI_MAY_IMPORT = frozenset(
         "safetensors_file",
         "statistics",
         "streaming",
+        "unpacking",
     }
 )
-LOADED_BY_USERS_OF_ARRAYS = frozenset({"clustering", "ops", "plots", "recipe", "routers", "safetensors_file"})
+LOADED_BY_USERS_OF_ARRAYS = frozenset(
+    {
+        "clustering",
+        "ops",
+        "packed_file",
+        "plots",
+        "recipe",
+        "routers",
+        "safetensors_file",
+        "safetensors_writer",
+    }
+)
 # Of streaming/: what handles files and bytes, which must not need torch.
 FILES_OF_STREAMING = frozenset({"copy", "parts", "plan", "shards"})
 MAY_IMPORT_STREAMING = frozenset({"__init__", "cli", "streaming"})

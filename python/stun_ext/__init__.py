@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from stun_ext.checkpoint import save_pretrained as save_pretrained
     from stun_ext.clustering import RouterClusters as RouterClusters
     from stun_ext.clustering import cluster_router as cluster_router
+    from stun_ext.experts_backend import sparsify as sparsify
+    from stun_ext.loading import from_pretrained as from_pretrained
     from stun_ext.models import analyze as analyze
-    from stun_ext.models import from_pretrained as from_pretrained
     from stun_ext.ops import cpu_info as cpu_info
+    from stun_ext.packing import pack_checkpoint as pack_checkpoint
     from stun_ext.pipeline import collect_statistics as collect_statistics
     from stun_ext.pipeline import prune as prune
     from stun_ext.recipe import Recipe as Recipe
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from stun_ext.routers import model_routers as model_routers
     from stun_ext.statistics import Statistics as Statistics
     from stun_ext.streaming import prune_checkpoint as prune_checkpoint
+    from stun_ext.unpacking import unpack_checkpoint as unpack_checkpoint
 
 try:
     __version__ = version("stun_ext")
@@ -35,16 +38,19 @@ _LAZY = {
     "cluster_router": "stun_ext.clustering",
     "collect_statistics": "stun_ext.pipeline",
     "cpu_info": "stun_ext.ops",
-    "from_pretrained": "stun_ext.models",
+    "from_pretrained": "stun_ext.loading",
     "model_routers": "stun_ext.routers",
     "ops": "",
+    "pack_checkpoint": "stun_ext.packing",
     "prune": "stun_ext.pipeline",
     "prune_checkpoint": "stun_ext.streaming",
     "PruneReport": "stun_ext.report",
     "Recipe": "stun_ext.recipe",
     "RouterClusters": "stun_ext.clustering",
     "save_pretrained": "stun_ext.checkpoint",
+    "sparsify": "stun_ext.experts_backend",
     "Statistics": "stun_ext.statistics",
+    "unpack_checkpoint": "stun_ext.unpacking",
 }
 
 __all__ = [

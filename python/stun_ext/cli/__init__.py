@@ -12,6 +12,7 @@ from stun_ext.cli.cluster import cluster
 from stun_ext.cli.demo import demo
 from stun_ext.cli.eval import evaluate
 from stun_ext.cli.inspect import inspect
+from stun_ext.cli.pack import pack, unpack
 from stun_ext.cli.prune import prune
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app.command("prune")(prune)
 app.command("inspect")(inspect)
 app.command("eval")(evaluate)
 app.command("cluster")(cluster)
+app.command("pack")(pack)
+app.command("unpack")(unpack)
 app.command("demo")(demo)
 
 

@@ -81,10 +81,11 @@ def check_device_and_dtype(operation: str, device: str, dtype: str) -> None:
 
 
 def load_model(source: ModelSource, *, device: str, dtype: str, quiet: bool) -> PreTrainedModel:
-    """Loads a model for inference, with whole experts or with per-layer counts."""
+    """Loads a model for inference, whole, with per-layer expert counts, or packed."""
     import torch
 
-    from stun_ext.models import from_pretrained
+    from stun_ext.experts_backend import is_packed
+    from stun_ext.loading import from_pretrained
 
     if quiet:
         hush_transformers()
@@ -92,7 +93,11 @@ def load_model(source: ModelSource, *, device: str, dtype: str, quiet: bool) -> 
         source.name, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **source.hub_arguments
     )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not is_packed(model) else "cpu"
+    elif is_packed(model) and device != "cpu":
+        raise ValueError(
+            f"[load] {source.name} has packed experts, which compute on the CPU, got device {device!r}"
+        )
     torch.nn.Module.to(model, torch.device(device))  # Transformers' own is not typed
     return model
 
