@@ -50,6 +50,7 @@ HEAVY = frozenset(
 LIGHT = frozenset({"stun_ext", "stun_ext.demo", "stun_ext.recipe"})  # what cli/ may load for its --help
 CLI_MAY_IMPORT = frozenset(
     {
+        "benchmark",
         "calibration_data",
         "checkpoint",
         "cli",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import stun_ext
+from stun_ext.cli.bench import bench
 from stun_ext.cli.cluster import cluster
 from stun_ext.cli.demo import demo
 from stun_ext.cli.eval import evaluate
@@ -32,6 +33,7 @@ app.command("eval")(evaluate)
 app.command("cluster")(cluster)
 app.command("pack")(pack)
 app.command("unpack")(unpack)
+app.command("bench")(bench)
 app.command("demo")(demo)
 
 
