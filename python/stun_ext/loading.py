@@ -78,6 +78,7 @@ def _load_packed(path: str | os.PathLike[str], packed: Path, kwargs: dict[str, A
         )
     if kwargs.pop("experts_implementation", None) not in (None, IMPLEMENTATION):
         raise ValueError(f"[from_pretrained] {packed} can be computed by {IMPLEMENTATION!r} alone")
+    kwargs.pop("variant", None)  # there is one
     file = PackedFile(packed)
     by_module: dict[str, list[Any]] = {}
     for entry in file.entries:

@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stun_ext import ops
-from stun_ext.safetensors_file import Header, map_bytes, map_tensor, read_header
+from stun_ext.safetensors_file import Header, read_header
 from stun_ext.safetensors_writer import SafetensorsWriter
 
 FILE_NAME = "model.stun.safetensors"
@@ -167,6 +167,8 @@ class PackedFile:
         """
         self.path = Path(path)
         self._header: Header = read_header(path)
+        # Mapped once: a process may have 65,530 mappings, and large models have as many matrices.
+        self._data: npt.NDArray[Any] = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         metadata = self._header.metadata
         if metadata.get("format") != FORMAT:
             self._refuse("is not a file of packed experts")
@@ -196,9 +198,9 @@ class PackedFile:
         """
         name = f"{entry.name}.{expert}"
         if f"{name}.weight" in self._header.tensors:
-            return map_tensor(self.path, f"{name}.weight", self._header)[0]
-        values = map_bytes(self.path, f"{name}.values", self._header)
-        masks = map_bytes(self.path, f"{name}.masks", self._header)
+            element = "<u2" if entry.dtype == "bfloat16" else np.dtype(entry.dtype).newbyteorder("<")
+            return self._bytes(f"{name}.weight").view(element).reshape(entry.shape)
+        values, masks = self._bytes(f"{name}.values"), self._bytes(f"{name}.masks")
         try:
             packed = ops.packed_from_buffers(entry.shape, entry.dtype, values, masks.view(np.uint32))
         except ValueError as error:
@@ -219,7 +221,15 @@ class PackedFile:
 
     def source(self, file_name: str) -> bytes:
         """A header, or a whole file, of the dense checkpoint."""
-        return map_bytes(self.path, f"source.{file_name}", self._header).tobytes()
+        return self._bytes(f"source.{file_name}").tobytes()
+
+    def _bytes(self, name: str) -> npt.NDArray[Any]:
+        """A tensor's bytes where they lie."""
+        tensor = self._header.tensors[name]
+        begin, end = self._header.data_start + tensor.begin, self._header.data_start + tensor.end
+        if end > self._data.size:
+            self._refuse(f"{name} ends at byte {end:,}, but the file has {self._data.size:,}")
+        return self._data[begin:end]
 
     def _matrix_names(self) -> Iterator[str]:
         for entry in self.entries:
@@ -270,8 +280,9 @@ class PackedFile:
         stored, size = _STORED[entry.dtype], 4 if entry.dtype == "float32" else 2
         weight, values, masks = (tensors.get(f"{name}.{part}") for part in ("weight", "values", "masks"))
         if weight is not None:
-            good = weight.dtype == stored and weight.shape == entry.shape
-            good = good and weight.bytes == rows * columns * size and values is None and masks is None
+            good = weight.dtype == stored and weight.shape == entry.shape and values is None and masks is None
+            good = good and weight.bytes == rows * columns * size
+            good = good and (self._header.data_start + weight.begin) % size == 0
         elif values is None or masks is None:
             good = False
         else:
