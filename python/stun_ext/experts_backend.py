@@ -79,7 +79,7 @@ def sparsify(
 
     From then on the model is for inference on the CPU: its parameters need no gradient, the experts' dense weights are
     freed (one layer at a time), training raises, and saving does. Activations may be float32, float16 or bfloat16,
-    whatever the weights are. Weights are exact; products are summed in float32.
+    whatever the weights are. Weights are exact (-0.0 counts as 0); products are summed in float32.
 
     Args:
         model: Any model of Transformers, on the CPU, whose family honours experts implementations.
@@ -128,8 +128,9 @@ def sparsify(
 
 
 def _packed(matrix: torch.Tensor) -> Any:
-    kept = pack_or_keep(matrix)
-    return matrix.clone(memory_format=torch.contiguous_format) if kept is matrix else kept
+    # Pruning by a product with a mask leaves -0.0, which packing would keep; -0.0 + 0.0 is 0.0, all else stays.
+    matrix = (matrix + 0.0).contiguous()
+    return pack_or_keep(matrix)
 
 
 def packed_experts(module: nn.Module) -> PackedExperts | None:

@@ -71,6 +71,17 @@ def test_half_precision_is_as_near_to_float32_as_the_dense_model(family, dtype):
     assert (logits(packed).float() - want).abs().mean() < bound
 
 
+def test_masks_applied_by_products_leave_no_negative_zeros_behind():
+    model, other = pruned("mixtral"), pruned("mixtral")
+    with torch.no_grad():
+        for layer in analyze(other).layers:
+            for matrix in layer.matrices:
+                matrix.parameter[matrix.parameter == 0] = -0.0
+    want = logits(other)
+    assert stun_ext.sparsify(other) == stun_ext.sparsify(model)
+    torch.testing.assert_close(logits(other), want, **TOLERANCE)
+
+
 def test_float32_activations_over_bfloat16_weights():
     model = pruned("mixtral").to(torch.bfloat16)
     want = logits(clone(model).float())
