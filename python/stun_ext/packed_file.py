@@ -169,7 +169,7 @@ class PackedFile:
         self._header: Header = read_header(path)
         # Mapped once: a process may have 65,530 mappings, and large models have as many matrices.
         self._data: npt.NDArray[Any] = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-        metadata = self._header.metadata
+        metadata = {key: text for key, text in (self._header.metadata or {}).items() if isinstance(text, str)}
         if metadata.get("format") != FORMAT:
             self._refuse("is not a file of packed experts")
         if metadata.get("format_version") != FORMAT_VERSION:
