@@ -191,7 +191,7 @@ def _import_problems(parts: tuple[str, ...], item: _Import) -> Iterator[str]:
     target = rest.partition(".")[0] if top == "stun_ext" else None
     heavy_now = top in HEAVY and item.at_import_time
     if target == "_core" and layer != "ops":
-        yield "ops.py alone imports stun_ext._core"
+        yield "ops/ alone imports stun_ext._core"
     if layer == "models" and target is not None and target not in ("models", "_core"):
         yield "models/ imports nothing of stun_ext but models/"
     if target == "cli" and layer != "cli":
@@ -210,8 +210,8 @@ def _import_problems(parts: tuple[str, ...], item: _Import) -> Iterator[str]:
         yield "plots.py alone draws, and without pyplot, whose state is the user's"
     if (layer in LOADED_BY_USERS_OF_ARRAYS or parts == ("demo", "__init__")) and heavy_now:
         yield f"{layer} must not load {top} at import time"
-    if layer == "ops" and (target not in (None, "_core") or top == "transformers"):
-        yield "ops.py stands on _core alone"
+    if layer == "ops" and (target not in (None, "_core", "ops") or top == "transformers"):
+        yield "ops/ stands on _core alone"
     if layer == "cli":
         if target and target not in CLI_MAY_IMPORT and target != "_core":
             yield f"cli/ calls {', '.join(sorted(CLI_MAY_IMPORT))}"

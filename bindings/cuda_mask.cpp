@@ -5,8 +5,9 @@
 namespace stun_ext::python {
 namespace {
 
-// The matrix comes as it is, by DLPack. What ops.py makes for it on its device (norms, counts, a mask without gaps, a
-// status) and the stream come as addresses, 0 for none: to export a tensor takes longer than to prune a small matrix.
+// The matrix comes as it is, by DLPack. What stun_ext.ops makes for it on its device (norms, counts, a mask without
+// gaps, a status) and the stream come as addresses, 0 for none: to export a tensor takes longer than to prune a small
+// matrix.
 using Address = std::uintptr_t;
 
 Array device_array(const char* operation, const char* name, const py::object& object, Access access) {

@@ -80,7 +80,7 @@ def test_the_whole_package_is_in_the_wheel(wheel: Path) -> None:
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
     }
-    assert {"stun_ext/py.typed", "stun_ext/_core.pyi", "stun_ext/ops.py"} <= ours
+    assert {"stun_ext/py.typed", "stun_ext/_core.pyi", "stun_ext/ops/__init__.py"} <= ours
     assert any(name.startswith("stun_ext/demo/") and name.endswith(".safetensors") for name in ours)
     assert ours <= found
 

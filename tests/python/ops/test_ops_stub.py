@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import stun_ext
 from stun_ext import _core, ops
 
-PACKAGE = Path(inspect.getfile(ops)).parent
+PACKAGE = Path(inspect.getfile(stun_ext)).parent
 
 
 def stub_signatures() -> dict[str, list[str]]:
