@@ -116,6 +116,8 @@ class Rounds {
     const double fill = static_cast<double>(pairs.size()) / static_cast<double>(capacity_);
     if (overflowed) {
       aim_ = std::max(0.25, aim_ * 0.8);
+    } else if (is_for_stop_) {
+      pairs_per_merge_ *= 4.0;  // if there is another round, they were too few
     } else if (fill < 0.5) {
       aim_ *= std::min(8.0, 0.8 / std::max(fill, 1e-3));
     }
@@ -139,22 +141,28 @@ class Rounds {
     return is_stopped || (is_last && !overflowed && !is_early && (method_ != Linkage::centroid || count() == before));
   }
 
-  /// A limit below which about as many pairs of clusters are as there is room for, from a sample of pairs.
+  /// A limit below which about as many pairs of clusters are as there is room for, or, if fewer, as the merges that are
+  /// still wanted will take: under a low limit a pass leaves out most of its products. From a sample of pairs.
   double sample_limit() {
     const auto m = static_cast<std::uint64_t>(count());
     const double pairs = 0.5 * static_cast<double>(m) * static_cast<double>(m - 1);
-    const double share = std::min(1.0, aim_ * static_cast<double>(capacity_) / pairs);
+    const double room = aim_ * static_cast<double>(capacity_);
+    const double wanted = pairs_per_merge_ * static_cast<double>(count() - stop_.n_clusters);
+    is_for_stop_ = stop_.n_clusters > 1 && wanted < room;
+    const double share = std::min(1.0, std::min(room, is_for_stop_ ? wanted : room) / pairs);
     if (share >= 1.0) return kInfinity;
-    constexpr int kSamples = 8192;
+    // Of single rows they are cheap, and find what is rare; they take the place of the pairs, which come after.
+    const std::size_t most = count() == rows_.rows ? std::min<std::size_t>(capacity_, 65536) : 0;
+    const std::size_t n_samples = std::max<std::size_t>(most, 8192);
     Random random(m);
     std::vector<double> sample;
-    sample.reserve(kSamples);
-    for (int k = 0; k < kSamples; ++k) {
+    sample.reserve(n_samples);
+    for (std::size_t k = 0; k < n_samples; ++k) {
       const std::uint64_t a = random.below(m);
       const std::uint64_t b = random.below(m - 1);
       sample.push_back(sample_distance(ids_[a], ids_[b + (b >= a)], random));
     }
-    const auto place = static_cast<std::ptrdiff_t>(std::max(2.0, share * kSamples));
+    const auto place = static_cast<std::ptrdiff_t>(std::max(2.0, share * static_cast<double>(n_samples)));
     std::nth_element(sample.begin(), sample.begin() + place, sample.end());
     return sample[static_cast<std::size_t>(place)];
   }
@@ -217,9 +225,11 @@ class Rounds {
   std::unique_ptr<ClusterDistance> distance_;
   std::vector<std::uint32_t> ids_;
   std::vector<double> centroids_;
-  std::int64_t enough_ = 0;   ///< clusters, all of whose distances there is room for
-  std::size_t capacity_ = 0;  ///< pairs that a pass may find
-  double aim_ = 0.8;          ///< of the room for pairs, the part that a limit is chosen for
+  std::int64_t enough_ = 0;        ///< clusters, all of whose distances there is room for
+  std::size_t capacity_ = 0;       ///< pairs that a pass may find
+  double aim_ = 0.8;               ///< of the room for pairs, the part that a limit is chosen for
+  double pairs_per_merge_ = 16.0;  ///< how many pairs a limit is chosen for, where few merges are wanted
+  bool is_for_stop_ = false;       ///< whether the last limit was
 };
 
 double fixed_bytes(std::int64_t n, std::int64_t d) noexcept {
