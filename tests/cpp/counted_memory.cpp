@@ -41,11 +41,19 @@ void release(void* memory, std::size_t alignment) noexcept {
 
 }  // namespace
 
-// The other forms of new and delete, arrays among them, call these.
+// Arrays' forms of new and delete call these. The forms that do not throw would, too, but a sanitizer brings its own.
 void* operator new(std::size_t size) { return allocate(size, 1); }
 void* operator new(std::size_t size, std::align_val_t alignment) {
   return allocate(size, static_cast<std::size_t>(alignment));
 }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return allocate(size, 1);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void operator delete(void* memory, const std::nothrow_t&) noexcept { release(memory, 1); }
 void operator delete(void* memory) noexcept { release(memory, 1); }
 void operator delete(void* memory, std::size_t) noexcept { release(memory, 1); }
 void operator delete(void* memory, std::align_val_t alignment) noexcept {
