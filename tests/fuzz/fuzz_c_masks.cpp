@@ -57,7 +57,7 @@ void run_wanda(Input& input) {
         stun_ext_wanda_mask(of, norm.data(), norm_size, counts.data(), counts_size, call.mask(mask), call.executor()));
   }
   if (call.is_refused()) {
-    outcome.check_untouched();
+    outcome.check_untouched(!prunes && !is_legal_weight(weight));
     require(zeros == -7, "so does the count");
   }
   if (call.is_honest() && !call.may_end_early() && rows > 0 && cols > 0) {
@@ -101,7 +101,7 @@ void run_n_of_m(Input& input) {
     is_done = call.succeeded(stun_ext_nm_mask(of, asked_n, asked_m, call.mask(mask), call.executor()));
   }
   if (call.is_refused()) {
-    outcome.check_untouched();
+    outcome.check_untouched(!prunes && !is_legal_weight(weight));
     require(zeros == -7, "so does the count");
   }
   if (call.is_honest() && !call.may_end_early() && rows > 0 && cols > 0) {
