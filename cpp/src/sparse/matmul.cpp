@@ -77,8 +77,8 @@ Products choose_products(DType weight, DType x, std::int64_t tokens) {
   return has_products(Products::bf16) ? Products::bf16 : Products::f32;
 }
 
-void multiply(Products products, ConstMatrixView x, const MatmulRows& weight, DType dtype, MatrixView y,
-              Executor& executor) {
+void multiply([[maybe_unused]] Products products, ConstMatrixView x, const MatmulRows& weight, DType dtype,
+              MatrixView y, Executor& executor) {
   if (y.rows == 0 || y.cols == 0) return;
   if (x.cols == 0) {
     const std::vector<float> zeros(static_cast<std::size_t>(y.cols));
