@@ -106,6 +106,15 @@ class Call {
     return size;
   }
 
+  /// Of `honest` elements, or of none, which is as legal.
+  std::int64_t size_or_none(std::int64_t honest) {
+    if (!spoils()) return honest;
+    const auto size = input_.ConsumeBool() ? input_.ConsumeIntegralInRange<std::int64_t>(-2, honest + 2)
+                                           : input_.ConsumeIntegral<std::int64_t>();
+    if (size != honest && size != 0) set_wrong();
+    return size;
+  }
+
   std::int32_t number(std::int32_t honest, std::int32_t last) {
     if (!spoils()) return honest;
     const auto number = input_.ConsumeIntegral<std::int32_t>();

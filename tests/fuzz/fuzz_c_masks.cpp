@@ -42,7 +42,7 @@ void run_wanda(Input& input) {
     call.set_wrong();
   }
   const Outcome outcome(weight, mask);
-  const std::int64_t norm_size = norm.empty() ? 0 : call.size(cols), counts_size = call.size(rows);
+  const std::int64_t norm_size = norm.empty() ? 0 : call.size_or_none(cols), counts_size = call.size(rows);
   std::int64_t zeros = -7;
   bool is_done, is_whole;
   if (prunes) {
@@ -87,7 +87,7 @@ void run_n_of_m(Input& input) {
     if (asked_n < 1 || asked_n >= asked_m) call.set_wrong();
   }
   const Outcome outcome(weight, mask);
-  const std::int64_t norm_size = norm.empty() ? 0 : call.size(cols);
+  const std::int64_t norm_size = norm.empty() ? 0 : call.size_or_none(cols);
   std::int64_t zeros = -7;
   bool is_done, is_whole;
   if (prunes) {
