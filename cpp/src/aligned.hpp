@@ -55,4 +55,22 @@ class LineBuffer {
   std::int64_t size_ = 0;
 };
 
+/// Bytes that start on a cache line and are not initialised.
+class LineBytes {
+ public:
+  explicit LineBytes(std::int64_t size) : data_(::operator new(static_cast<std::size_t>(size), kCacheLine)) {}
+
+  void* data() const noexcept { return data_.get(); }
+  template <class T>
+  T* as() const noexcept {
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(void* data) const noexcept { ::operator delete(data, kCacheLine); }
+  };
+  std::unique_ptr<void, Free> data_;
+};
+
 }  // namespace stun_ext::detail

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "check.hpp"
-#include "kernels/matmul.hpp"
 #include "load.hpp"
 
 namespace stun_ext::detail {
@@ -12,11 +10,29 @@ namespace {
 
 std::int64_t padded(std::int64_t cols) noexcept { return (cols + kBlockCols - 1) / kBlockCols * kBlockCols; }
 
-/// As many tokens as make a task worth starting a thread for.
-template <class Task>
-void for_tokens(const ConstMatrixView& x, Executor& executor, std::int64_t multiple, Task&& task) {
-  const std::int64_t tokens = 4 * rows_per_task(x.cols);
-  executor.parallel_for(x.rows, (tokens + multiple - 1) / multiple * multiple, task);
+/// A token of bfloat16 bits, which `bits_of` gives by column, in one of the forms for it.
+template <class BitsOf>
+void write_bits(Products products, std::int64_t cols, void* form, std::int64_t position, std::int64_t tokens,
+                BitsOf&& bits_of) noexcept {
+  const std::int64_t stride = padded(cols);
+  if (products == Products::bf16) {
+    std::uint16_t* to = static_cast<std::uint16_t*>(form) + position * stride;
+    for (std::int64_t c = 0; c < cols; ++c) to[c] = bits_of(c);
+    std::fill(to + cols, to + stride, std::uint16_t{0});
+    return;
+  }
+  const std::int64_t pairs = stride / 2, whole = cols / 2, lane = position % kFormTokens;
+  std::uint32_t* tile = static_cast<std::uint32_t*>(form) + (position - lane) * pairs;
+  for (std::int64_t p = 0; p < whole; ++p) {
+    tile[p * kFormTokens + lane] = std::uint32_t{bits_of(2 * p)} | std::uint32_t{bits_of(2 * p + 1)} << 16;
+  }
+  for (std::int64_t p = whole; p < pairs; ++p) {
+    tile[p * kFormTokens + lane] = 2 * p < cols ? std::uint32_t{bits_of(2 * p)} : 0;
+  }
+  if (position + 1 < tokens) return;
+  for (std::int64_t p = 0; p < pairs; ++p) {
+    std::fill(tile + p * kFormTokens + lane + 1, tile + (p + 1) * kFormTokens, std::uint32_t{0});
+  }
 }
 
 template <class Bits>
@@ -30,46 +46,45 @@ void store_bits(const float* sums, std::int64_t stride, const MatrixView& y, std
 
 }  // namespace
 
-AlignedVector<float> padded_floats(const ConstMatrixView& x, Executor& executor) {
-  const std::int64_t stride = padded(x.cols);
-  AlignedVector<float> out(static_cast<std::size_t>(x.rows * stride));
-  auto task = [&](std::int64_t begin, std::int64_t end) {
-    load_block(x, begin, end - begin, 0, x.cols, out.data() + begin * stride, stride);
-  };
-  for_tokens(x, executor, 1, task);
-  return out;
+std::int64_t form_bytes(Products products, std::int64_t tokens, std::int64_t cols) noexcept {
+  const std::int64_t of_token = padded(cols) * (products == Products::f32 ? 4 : 2);
+  if (products == Products::tiles) tokens = (tokens + kFormTokens - 1) / kFormTokens * kFormTokens;
+  return (tokens * of_token + 63) / 64 * 64;
 }
 
-AlignedVector<std::uint16_t> padded_bits(const ConstMatrixView& x, Executor& executor) {
-  const std::int64_t stride = padded(x.cols);
-  AlignedVector<std::uint16_t> out(static_cast<std::size_t>(x.rows * stride));
-  auto task = [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t m = begin; m < end; ++m) {
-      const auto* from = static_cast<const std::uint16_t*>(x.data) + m * x.row_stride;
-      for (std::int64_t c = 0; c < x.cols; ++c) out[static_cast<std::size_t>(m * stride + c)] = from[c * x.col_stride];
-    }
-  };
-  for_tokens(x, executor, 1, task);
-  return out;
+void write_token(Products products, const ConstMatrixView& x, std::int64_t row, void* form, std::int64_t position,
+                 std::int64_t tokens) noexcept {
+  if (products == Products::f32) {
+    const std::int64_t stride = padded(x.cols);
+    float* to = static_cast<float*>(form) + position * stride;
+    load_block(x, row, 1, 0, x.cols, to, stride);
+    std::fill(to + x.cols, to + stride, 0.0f);
+    return;
+  }
+  const auto* from = static_cast<const std::uint16_t*>(x.data) + row * x.row_stride;
+  if (x.col_stride == 1) {
+    write_bits(products, x.cols, form, position, tokens, [from](std::int64_t c) { return from[c]; });
+  } else {
+    const std::int64_t stride = x.col_stride;
+    write_bits(products, x.cols, form, position, tokens, [=](std::int64_t c) { return from[c * stride]; });
+  }
 }
 
-AlignedVector<std::uint32_t> token_tiles(const ConstMatrixView& x, Executor& executor) {
-  constexpr std::int64_t kTokens = 16;
-  const std::int64_t tiles = (x.rows + kTokens - 1) / kTokens, pairs = padded(x.cols) / 2;
-  AlignedVector<std::uint32_t> out(static_cast<std::size_t>(tiles * pairs * kTokens));
-  auto task = [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t m = begin; m < end; ++m) {
-      const auto* from = static_cast<const std::uint16_t*>(x.data) + m * x.row_stride;
-      std::uint32_t* to = out.data() + m / kTokens * pairs * kTokens + m % kTokens;
-      for (std::int64_t c = 0; c + 1 < x.cols; c += 2) {
-        const std::uint32_t low = from[c * x.col_stride], high = from[(c + 1) * x.col_stride];
-        to[c / 2 * kTokens] = low | high << 16;
-      }
-      if (x.cols % 2 != 0) to[x.cols / 2 * kTokens] = from[(x.cols - 1) * x.col_stride];
-    }
-  };
-  for_tokens(x, executor, kTokens, task);
-  return out;
+void write_values(Products products, DType dtype, const float* values, std::int64_t cols, void* form,
+                  std::int64_t position, std::int64_t tokens) noexcept {
+  if (products != Products::f32) {
+    return write_bits(products, cols, form, position, tokens, [=](std::int64_t c) { return bfloat16_bits(values[c]); });
+  }
+  const std::int64_t stride = padded(cols);
+  float* to = static_cast<float*>(form) + position * stride;
+  if (dtype == DType::f32) {
+    std::copy_n(values, cols, to);
+  } else if (dtype == DType::bf16) {
+    for (std::int64_t c = 0; c < cols; ++c) to[c] = to_float(BFloat16{bfloat16_bits(values[c])});
+  } else {
+    for (std::int64_t c = 0; c < cols; ++c) to[c] = to_float(Half{half_bits(values[c])});
+  }
+  std::fill(to + cols, to + stride, 0.0f);
 }
 
 std::uint16_t bfloat16_bits(float value) noexcept {

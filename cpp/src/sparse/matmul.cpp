@@ -7,7 +7,6 @@
 #include "aligned.hpp"
 #include "check.hpp"
 #include "dispatch.hpp"
-#include "load.hpp"
 #include "sparse/activations.hpp"
 #include "sparse/matmul.hpp"
 #include "sparse/packed.hpp"
@@ -15,22 +14,6 @@
 namespace stun_ext {
 namespace detail {
 namespace {
-
-constexpr std::int64_t kTileGroups = 8;  // of AMX; the other kernels take any number
-
-template <class X>
-void run(Multiply<X> kernel, const AlignedVector<X>& x, const MatmulRows& weight, const MatrixView& y,
-         Executor& executor) {
-  auto task = [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t rows = (end - begin) * kPackedRows;
-    AlignedVector<float> sums(static_cast<std::size_t>(rows * y.rows));
-    kernel(weight, begin, end, x.data(), y.rows, sums.data(), rows);
-    const std::int64_t first = begin * kPackedRows;
-    store_block(sums.data(), rows, y, first, std::min(rows, weight.rows - first));
-  };
-  executor.parallel_for(packed_groups(weight.rows),
-                        packed_groups_per_task(weight.rows, weight.cols, kTileGroups, executor), task);
-}
 
 Multiply<float> float_kernel(DType dtype) {
   const MatmulKernels& kernels = STUN_EXT_KERNELS(matmul);
@@ -77,18 +60,42 @@ Products choose_products(DType weight, DType x, std::int64_t tokens) {
   return has_products(Products::bf16) ? Products::bf16 : Products::f32;
 }
 
-void multiply([[maybe_unused]] Products products, ConstMatrixView x, const MatmulRows& weight, DType dtype,
-              MatrixView y, Executor& executor) {
+void multiply_groups(Products products, DType dtype, const MatmulRows& weight, std::int64_t begin, std::int64_t end,
+                     const void* form, std::int64_t tokens, float* y, std::int64_t y_stride) noexcept {
+#if defined(__x86_64__)
+  if (products == Products::tiles) {
+    return matmul_bf16_amx(weight, begin, end, static_cast<const std::uint32_t*>(form), tokens, y, y_stride);
+  }
+  if (products == Products::bf16) {
+    return matmul_bf16_avx512bf16(weight, begin, end, static_cast<const std::uint16_t*>(form), tokens, y, y_stride);
+  }
+#endif
+  static_cast<void>(products);
+  float_kernel(dtype)(weight, begin, end, static_cast<const float*>(form), tokens, y, y_stride);
+}
+
+void multiply(Products products, ConstMatrixView x, const MatmulRows& weight, DType dtype, MatrixView y,
+              Executor& executor) {
   if (y.rows == 0 || y.cols == 0) return;
   if (x.cols == 0) {
     const std::vector<float> zeros(static_cast<std::size_t>(y.cols));
     return store_block(zeros.data(), 0, y, 0, y.cols);
   }
-#if defined(__x86_64__)
-  if (products == Products::tiles) return run(matmul_bf16_amx, token_tiles(x, executor), weight, y, executor);
-  if (products == Products::bf16) return run(matmul_bf16_avx512bf16, padded_bits(x, executor), weight, y, executor);
-#endif
-  run(float_kernel(dtype), padded_floats(x, executor), weight, y, executor);
+  const LineBytes form(form_bytes(products, x.rows, x.cols));
+  auto write = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t m = begin; m < end; ++m) write_token(products, x, m, form.data(), m, x.rows);
+  };
+  const std::int64_t tokens_per_task = 4 * rows_per_task(x.cols);  // worth starting a thread for
+  executor.parallel_for(x.rows, (tokens_per_task + kFormTokens - 1) / kFormTokens * kFormTokens, write);
+
+  auto task = [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t rows = (end - begin) * kPackedRows, first = begin * kPackedRows;
+    const LineBytes sums(rows * y.rows * static_cast<std::int64_t>(sizeof(float)));
+    multiply_groups(products, dtype, weight, begin, end, form.data(), y.rows, sums.as<float>(), rows);
+    store_block(sums.as<float>(), rows, y, first, std::min(rows, weight.rows - first));
+  };
+  executor.parallel_for(packed_groups(weight.rows),
+                        packed_groups_per_task(weight.rows, weight.cols, kTileGroups, executor), task);
 }
 
 }  // namespace detail
