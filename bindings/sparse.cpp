@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stun_ext/sparse.hpp"
 
+#include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "array.hpp"
+#include "stun_ext/experts.hpp"
 #include "stun_ext/matmul.hpp"
 
 namespace stun_ext::python {
@@ -87,6 +90,79 @@ void multiply_dense(const py::object& x, const py::object& w, const py::object& 
   dense_matmul(tokens.view(), weight.view(), result.mutable_view());
 }
 
+/// The experts of a layer, and what their weights lie in.
+struct Layer {
+  std::vector<Array> arrays;
+  std::vector<py::object> packed;
+  std::unique_ptr<Experts> experts;
+};
+
+const std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
+                                                           {"gelu", Activation::gelu},
+                                                           {"gelu_tanh", Activation::gelu_tanh},
+                                                           {"relu", Activation::relu},
+                                                           {"relu_squared", Activation::relu_squared}};
+
+Activation activation_named(const std::string& name) {
+  for (const auto& [known, activation] : kActivations) {
+    if (name == known) return activation;
+  }
+  throw std::invalid_argument(
+      "[Experts] activation must be \"silu\", \"gelu\", \"gelu_tanh\", \"relu\" or \"relu_squared\", got \"" + name +
+      "\"");
+}
+
+std::vector<ExpertWeight> weights_of(const char* name, const py::list& matrices, const BitsName& dtype, Layer& layer) {
+  std::vector<ExpertWeight> weights;
+  for (const py::handle& handle : matrices) {
+    const auto matrix = py::reinterpret_borrow<py::object>(handle);
+    if (py::isinstance<Packed>(matrix)) {
+      weights.emplace_back(matrix.cast<const Packed&>().matrix);
+      layer.packed.push_back(matrix);
+    } else {
+      layer.arrays.emplace_back(Argument{"Experts", name}, matrix, Access::read, Ranks{2}, kWeights, dtype);
+      weights.emplace_back(layer.arrays.back().view());
+    }
+  }
+  return weights;
+}
+
+ConstMatrixView bias_of(const char* name, const py::object& bias, const BitsName& dtype, Layer& layer) {
+  if (bias.is_none()) return {};
+  layer.arrays.emplace_back(Argument{"Experts", name}, bias, Access::read, Ranks{2}, kWeights, dtype);
+  return layer.arrays.back().view();
+}
+
+std::unique_ptr<Layer> make_layer(const py::list& up, const py::list& down, const std::string& activation,
+                                  bool is_gated, bool is_interleaved, float alpha, float limit, float up_offset,
+                                  const py::object& up_bias, const py::object& down_bias, const BitsName& dtype) {
+  auto layer = std::make_unique<Layer>();
+  ExpertFunction function;
+  function.activation = activation_named(activation);
+  function.is_gated = is_gated;
+  function.is_interleaved = is_interleaved;
+  function.alpha = alpha;
+  function.limit = limit;
+  function.up_offset = up_offset;
+  std::vector<ExpertWeight> of_up = weights_of("up", up, dtype, *layer);
+  std::vector<ExpertWeight> of_down = weights_of("down", down, dtype, *layer);
+  const ConstMatrixView of_up_bias = bias_of("up_bias", up_bias, dtype, *layer);
+  layer->experts = std::make_unique<Experts>(std::move(of_up), std::move(of_down), function, of_up_bias,
+                                             bias_of("down_bias", down_bias, dtype, *layer));
+  return layer;
+}
+
+void forward(const py::object& x, const py::object& top_k_index, const py::object& top_k_weights, const Layer& layer,
+             const py::object& out, const BitsName& dtype) {
+  constexpr const char* kOperation = "expert_forward";
+  const Array tokens({kOperation, "x"}, x, Access::read, {2}, kWeights, dtype);
+  const Array index({kOperation, "top_k_index"}, top_k_index, Access::read, {2}, {Element::i64});
+  const Array weights({kOperation, "top_k_weights"}, top_k_weights, Access::read, {2}, kWeights);
+  const Array result({kOperation, "out"}, out, Access::write, {2}, kWeights, dtype);
+  const py::gil_scoped_release release;
+  expert_forward(tokens.view(), index.view(), weights.view(), *layer.experts, result.mutable_view());
+}
+
 }  // namespace
 
 void register_sparse(py::module_& module) {
@@ -104,6 +180,15 @@ void register_sparse(py::module_& module) {
         const Span<const std::uint32_t> masks = self.cast<const Packed&>().matrix.masks();
         return buffer_of(self, masks.data(), masks.size());
       });
+  py::class_<Layer>(module, "Experts")
+      .def(py::init(&make_layer), py::arg("up"), py::arg("down"), py::arg("activation"), py::arg("is_gated"),
+           py::arg("is_interleaved"), py::arg("alpha"), py::arg("limit"), py::arg("up_offset"), py::arg("up_bias"),
+           py::arg("down_bias"), py::arg("dtype"))
+      .def_property_readonly("hidden_size", [](const Layer& layer) { return layer.experts->hidden_size(); })
+      .def_property_readonly("intermediate_size", [](const Layer& layer) { return layer.experts->intermediate_size(); })
+      .def_property_readonly("num_experts", [](const Layer& layer) { return layer.experts->num_experts(); });
+  module.def("expert_forward", &forward, py::arg("x"), py::arg("top_k_index"), py::arg("top_k_weights"),
+             py::arg("experts"), py::arg("out"), py::arg("dtype"));
   module.def("pack", &pack_array, py::arg("W"), py::arg("dtype"));
   module.def("packed_from_buffers", &from_buffers, py::arg("rows"), py::arg("cols"), py::arg("dtype"),
              py::arg("values"), py::arg("masks"));

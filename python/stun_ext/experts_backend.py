@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ExpertsInterface
 
 from stun_ext import ops
+from stun_ext.expert_function import expert_function
 from stun_ext.models import analyze, check_experts_interface, check_prunable
 from stun_ext.packed_file import pack_or_keep
 
@@ -54,6 +55,25 @@ class PackedExperts:
 
     def __init__(self, up: Sequence[Any], down: Sequence[Any]) -> None:
         self.up, self.down = tuple(up), tuple(down)
+        self._block: ops.Experts | None = None
+        self._made_for: object = ()  # nothing yet
+
+    def block(self, module: Any) -> ops.Experts | None:
+        """The experts for `ops.expert_forward`, made at the first call and whenever the module's biases have moved.
+
+        Returns:
+            None if the core does not know the module's function.
+        """
+        name = "gate_up_proj_bias" if module.has_gate else "up_proj_bias"
+        biases = [getattr(module, name), module.down_proj_bias] if module.has_bias else [None, None]
+        made_for = [None if bias is None else (bias.data_ptr(), bias.dtype) for bias in biases]
+        if made_for != self._made_for:
+            function = expert_function(module)
+            if function is not None:
+                function |= {"up_bias": biases[0], "down_bias": biases[1]}
+                self._block = ops.Experts(self.up, self.down, **function)
+            self._made_for = made_for
+        return self._block
 
     @property
     def nbytes(self) -> int:
@@ -195,13 +215,27 @@ def experts_forward(
         raise ValueError(
             f"[stun_ext] packed experts compute on the CPU, got tokens on {hidden_states.device}"
         )
+    block = packed.block(self)
+    if block is not None:
+        return ops.expert_forward(hidden_states, top_k_index.long(), top_k_weights, block)
+    return _by_module(self, packed, hidden_states, top_k_index, top_k_weights)
+
+
+def _by_module(
+    module: Any,
+    packed: PackedExperts,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """The same where only the module knows its function: expert by expert, with our products."""
     num_experts, top_k = len(packed.up), top_k_index.shape[-1]
     ids = top_k_index.reshape(-1)
     order = torch.argsort(ids, stable=True)  # pairs of token and expert, expert by expert
     counts = torch.bincount(ids.clamp(max=num_experts), minlength=num_experts + 1)[:num_experts].tolist()
     order = order[: sum(counts)]
     tokens = order // top_k
-    output = _grouped_experts(self, packed, hidden_states[tokens], counts)
+    output = _grouped_experts(module, packed, hidden_states[tokens], counts)
     weighted = output.float() * top_k_weights.reshape(-1)[order, None].float()
     result = torch.zeros(hidden_states.shape, dtype=torch.float32).index_add_(0, tokens, weighted)
     return result.to(hidden_states.dtype)

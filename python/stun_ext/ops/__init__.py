@@ -28,6 +28,8 @@ from stun_ext.ops.clusters import star_clusters_rows as star_clusters_rows
 from stun_ext.ops.distances import coactivation_distances as coactivation_distances
 from stun_ext.ops.distances import mixed_distances as mixed_distances
 from stun_ext.ops.distances import pairwise_distances as pairwise_distances
+from stun_ext.ops.experts import Experts as Experts
+from stun_ext.ops.experts import expert_forward as expert_forward
 from stun_ext.ops.library import build_info as build_info
 from stun_ext.ops.library import cpu_info as cpu_info
 from stun_ext.ops.library import num_threads as num_threads
@@ -47,6 +49,7 @@ from stun_ext.ops.packed import unpack as unpack
 
 __all__ = [
     "Allocation",
+    "Experts",
     "PackedMatrix",
     "allocate_experts",
     "apply_mask_",
@@ -55,6 +58,7 @@ __all__ = [
     "cpu_info",
     "cut_tree",
     "dense_matmul",
+    "expert_forward",
     "linkage",
     "mixed_distances",
     "nm_mask",
