@@ -8,6 +8,7 @@
 #include "array.hpp"
 #include "stun_ext/experts.hpp"
 #include "stun_ext/matmul.hpp"
+#include "torch_threads.hpp"
 
 namespace stun_ext::python {
 namespace {
@@ -79,7 +80,7 @@ void multiply_packed(const py::object& x, const Packed& packed, const py::object
   const Array tokens({"packed_matmul", "x"}, x, Access::read, {2}, kWeights, dtype);
   const Array result({"packed_matmul", "out"}, out, Access::write, {2}, kWeights, dtype);
   const py::gil_scoped_release release;
-  packed_matmul(tokens.view(), packed.matrix, result.mutable_view());
+  packed_matmul(tokens.view(), packed.matrix, result.mutable_view(), torch_threads());
 }
 
 void multiply_dense(const py::object& x, const py::object& w, const py::object& out, const BitsName& dtype) {
@@ -87,7 +88,7 @@ void multiply_dense(const py::object& x, const py::object& w, const py::object& 
   const Array weight({"dense_matmul", "W"}, w, Access::read, {2}, kWeights, dtype);
   const Array result({"dense_matmul", "out"}, out, Access::write, {2}, kWeights, dtype);
   const py::gil_scoped_release release;
-  dense_matmul(tokens.view(), weight.view(), result.mutable_view());
+  dense_matmul(tokens.view(), weight.view(), result.mutable_view(), torch_threads());
 }
 
 /// The experts of a layer, and what their weights lie in.
@@ -160,7 +161,7 @@ void forward(const py::object& x, const py::object& top_k_index, const py::objec
   const Array weights({kOperation, "top_k_weights"}, top_k_weights, Access::read, {2}, kWeights);
   const Array result({kOperation, "out"}, out, Access::write, {2}, kWeights, dtype);
   const py::gil_scoped_release release;
-  expert_forward(tokens.view(), index.view(), weights.view(), *layer.experts, result.mutable_view());
+  expert_forward(tokens.view(), index.view(), weights.view(), *layer.experts, result.mutable_view(), torch_threads());
 }
 
 }  // namespace

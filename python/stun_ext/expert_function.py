@@ -48,10 +48,11 @@ def expert_function(module: Any) -> dict[str, Any] | None:
         (0.0, 1.0),
     ):
         phi = _PHI[activation]
-        if is_gated:
-            expected = phi(gate.clamp(max=limit), alpha) * (up.clamp(-limit, limit) + offset)
-        else:
-            expected = phi(z, alpha)
+        expected = (
+            phi(gate.clamp(max=limit), alpha) * (up.clamp(-limit, limit) + offset)
+            if is_gated
+            else phi(z, alpha)
+        )
         if found.shape == expected.shape and torch.allclose(found.double(), expected, rtol=1e-6, atol=1e-9):
             return {
                 "activation": activation,
