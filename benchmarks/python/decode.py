@@ -15,6 +15,9 @@ _parser = argparse.ArgumentParser()
 _parser.add_argument("--threads", type=int, default=2, help="of torch and of the packed products (2)")
 _parser.add_argument("--layers", type=int, default=2, help="1.2 GB of experts each (2)")
 _parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.65])
+_parser.add_argument(
+    "--batch-sizes", type=int, nargs="+", default=[1, 4, 16], help="sequences at once (1 4 16)"
+)
 _parser.add_argument("--new-tokens", type=int, default=24)
 OPTIONS = _parser.parse_args()
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "STUN_EXT_NUM_THREADS"):
@@ -72,18 +75,23 @@ def main() -> None:
     print(f"- {OPTIONS.threads} threads; torch {torch.__version__}, transformers {transformers.__version__}")
     print(f"- {datetime.date.today()}, `{command}`\n")
     print(
-        "| sparsity | implementation | tokens/s | against the best dense | experts, GB |\n|---|---|---|---|---|"
+        "| sparsity | sequences | implementation | tokens/s | against the best dense | experts, GB |\n"
+        "|---|---|---|---|---|---|"
     )
     for sparsity in OPTIONS.sparsity:
-        result = bench(random_model(OPTIONS.layers, sparsity), new_tokens=OPTIONS.new_tokens, repeats=3)
-        rates = result.dense_tokens_per_second
-        best = rates[result.dense_implementation]
-        for name, rate in rates.items():
-            print(
-                f"| {sparsity:.0%} | {name} | {rate:.1f} | {rate / best:.2f} | {result.dense_bytes / 1e9:.2f} |"
-            )
-        packed, size = result.packed_tokens_per_second, result.packed_bytes / 1e9
-        print(f"| {sparsity:.0%} | packed | {packed:.1f} | {packed / best:.2f} | {size:.2f} |", flush=True)
+        for batch_size in OPTIONS.batch_sizes:
+            model = random_model(OPTIONS.layers, sparsity)
+            result = bench(model, new_tokens=OPTIONS.new_tokens, repeats=3, batch_size=batch_size)
+            rates = result.dense_tokens_per_second
+            best = rates[result.dense_implementation]
+            rows = {name: (rate, result.dense_bytes) for name, rate in rates.items()}
+            rows["packed"] = (result.packed_tokens_per_second, result.packed_bytes)
+            for name, (rate, size) in rows.items():
+                print(
+                    f"| {sparsity:.0%} | {batch_size} | {name} | {rate:.1f} | {rate / best:.2f} | {size / 1e9:.2f} |",
+                    flush=True,
+                )
+            del model
 
 
 if __name__ == "__main__":
