@@ -121,6 +121,25 @@ TEST(LowMemoryLinkage, SameBitsForEveryIsaAndThreadCount) {
   }
 }
 
+TEST(LowMemoryLinkage, EqualsTheMatrixOnManyColumns) {
+  // Enough for products by tiles, where the processor has them.
+  const std::int64_t n = 900, d = 170, distinct = 180;
+  const Matrix rows = clustered(n, d, 0.7, 4);
+  Matrix tied(DType::f32, n, d);
+  tied.fill([&](std::int64_t r, std::int64_t c) { return rows.get(r * 11 % distinct, c); });
+  for (const Linkage method : kMethods) {
+    for (const Matrix* matrix : {&rows, static_cast<const Matrix*>(&tied)}) {
+      const std::vector<Merge> expected = linkage_rows(matrix->view(), method);
+      for (const Isa isa : cpu_info().supported) {
+        const ForcedIsa forced(isa);
+        const Threads threads(3);
+        expect_same(linkage_rows(matrix->view(), method, tight(n, method, 1000000, 3)), expected, 1e-9,
+                    std::string(kNames[static_cast<int>(method)]) + " " + name_of(isa));
+      }
+    }
+  }
+}
+
 TEST(LowMemoryLinkage, TakesEveryLayoutAndType) {
   const std::int64_t n = 400, d = 9;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f64}) {

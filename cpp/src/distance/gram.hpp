@@ -23,6 +23,10 @@ struct GramFrame {
   static GramFrame of(const ConstMatrixView& rows, Executor& executor);
 };
 
+/// The fastest for the processor, the instruction set in use and rows of so many columns. Asks the system for tiles
+/// when they come up first.
+const GramKernels& gram_kernels(std::int64_t cols);
+
 /// Some rows, centred, scaled, rounded and packed for the product. Which side a panel may be on is fixed.
 class GramPanel {
  public:
@@ -37,6 +41,7 @@ class GramPanel {
 
   std::int64_t count() const noexcept { return count_; }
   std::int64_t group_rows() const noexcept;                 ///< rows that are multiplied together
+  double gamma() const noexcept;                            ///< see gram()
   std::int64_t blocks() const noexcept { return blocks_; }  ///< of kGramDepth columns, the last one maybe of less
 
   // Of the r-th row packed, in the frame's scale; x is the centred, scaled row and x̂ what was packed of it.
@@ -58,20 +63,17 @@ class GramPanel {
   std::int64_t cols_;
   std::int64_t blocks_;
   const GramKernels* kernels_;
-  std::vector<float> packed_;  ///< blocks of kGramDepth columns, groups of rows in each
+  std::vector<float> packed_;  ///< blocks of kGramDepth columns, groups of rows in each, as the kernels have it
 };
 
 /// Rows of a group are at most so many more than asked for.
 constexpr std::int64_t kGramPadding = 32;
 
-/// The relative error of one accumulated product: see gram().
-double gram_gamma(std::int64_t cols) noexcept;
-
 /// Writes whole groups of rows: `out` has room for max_rows, plus kGramPadding, in both directions.
 ///
 /// out[i · stride + j] = float32 approximation of x_i · y_j, for every row i of `a` and j of `b`:
-///   |out − x_i·y_j| <= a.error(i)·b.norm(j) + a.norm(i)·b.error(j) + gram_gamma(cols)·a.norm(i)·b.norm(j) + 1e-30
-/// (Cauchy–Schwarz on the rounding of the rows, and the usual bound on float32 accumulation, which gram_gamma proves).
+///   |out − x_i·y_j| <= a.error(i)·b.norm(j) + a.norm(i)·b.error(j) + a.gamma()·a.norm(i)·b.norm(j) + 1e-30
+/// (Cauchy–Schwarz on the rounding of the rows, and the usual bound on float32 accumulation, which gamma() proves).
 /// Thread-safe; one thread's work.
 void gram(const GramPanel& a, const GramPanel& b, float* out, std::int64_t stride);
 

@@ -18,12 +18,25 @@ struct GramKernels {
   /// multiply-add, columns in ascending order, the sum added to `out` if `accumulate`. All a_rows × b_rows are written.
   void (*multiply)(const float* a, const float* b, std::int64_t depth, float* out, std::int64_t stride,
                    bool accumulate) noexcept;
+
+  // Kernels that pack rows in a way of their own, four bytes for each element as well, say how; others leave all this.
+  /// Packs `depth` columns of a row, a multiple of depth_multiple, as row `lane` of a group.
+  /// Returns the sum of squares of what packing rounded off.
+  using Pack = double (*)(const double* values, std::int64_t depth, std::int64_t lane, float* group) noexcept;
+  std::int64_t depth_multiple = 1;
+  Pack pack_a = nullptr, pack_b = nullptr;
+  double more_error = 0.0;             ///< of a product, over ‖x‖·‖y‖, beside what GramPanel::gamma() has for all
+  void (*enter)() noexcept = nullptr;  ///< before a thread multiplies, and after it has
+  void (*leave)() noexcept = nullptr;
 };
 
 extern const GramKernels gram_scalar;
 #if defined(__x86_64__)
 extern const GramKernels gram_avx2;
 extern const GramKernels gram_avx512;
+/// bfloat16 tiles: x as the sum of two bfloat16, of whose four products three are taken. Needs AMX BF16 and the
+/// system's permission.
+extern const GramKernels gram_amx;
 #elif defined(__aarch64__)
 extern const GramKernels gram_neon;
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <immintrin.h>
 
+#include "amx.hpp"
 #include "matmul.hpp"
 #include "unroll.hpp"
 
@@ -8,7 +9,7 @@ namespace stun_ext::detail {
 namespace {
 
 // Tiles 0 to 3 are sums of 16 rows and 16 tokens: two tiles of rows (4, 5) by two of tokens (6, 7).
-constexpr std::int64_t kSide = 16;             ///< rows or tokens of a tile
+constexpr std::int64_t kSide = kTileSide;      ///< rows or tokens of a tile
 constexpr std::int64_t kTileRows = 2 * kSide;  ///< rows at once
 constexpr std::int64_t kGroups = kTileRows / kGroupRows;
 constexpr std::int64_t kPanelBlocks = 4;  ///< 32 rows by 128 columns: 8 KB, which leave the first cache to the rest
@@ -16,16 +17,6 @@ constexpr std::int64_t kPairs = 4;        ///< pairs of token tiles for which we
 constexpr std::int64_t kTile = kSide * kSide;  ///< 32-bit elements
 constexpr std::int64_t kLine = 64;
 constexpr std::int64_t kBlockPanel = kTileRows * kBlockCols;
-
-/// As the processor wants it.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-/// Compilers do not know that tile instructions read and write memory.
-inline void memory_fence() noexcept { asm volatile("" ::: "memory"); }
 
 STUN_EXT_INLINE void fetch(const void* from) noexcept { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
 
@@ -188,9 +179,7 @@ void multiply_tokens(const MatmulRows& rows, std::int64_t begin, std::int64_t en
 
 void multiply(const MatmulRows& rows, std::int64_t begin, std::int64_t end, const std::uint32_t* x, std::int64_t tokens,
               float* y, std::int64_t y_stride) noexcept {
-  const TileConfig config;
-  memory_fence();
-  _tile_loadconfig(&config);
+  load_tile_config();
   constexpr std::int64_t kTokens = 2 * kPairs * kSide;
   for (std::int64_t m = 0; m < tokens; m += kTokens) {
     const std::int64_t count = tokens - m < kTokens ? tokens - m : kTokens;

@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "check.hpp"
-#include "dispatch.hpp"
 
 namespace stun_ext::detail {
 namespace {
@@ -123,7 +122,7 @@ void NearPairsPass::set_limits(const Block& block_a, const GramPanel& a, const B
   if (method_ == Linkage::ward) {
     smallest_b = static_cast<double>(forest_.size(ids_[items_[static_cast<std::size_t>(block_b.begin)]]));
   }
-  const double gamma = gram_gamma(rows_.cols);
+  const double gamma = a.gamma();
   const double scaled = limit * frame_.scale;
   const double limit_squared = scaled * scaled * (1.0 + 1e-9);
   work.margin = 0.0;
@@ -200,7 +199,7 @@ void NearPairsPass::run(const std::vector<std::uint32_t>& ids, PairConsumer& sin
     };
     executor.parallel_for(rows_.rows, rows_per_task(rows_.cols), task);
   }
-  const GramKernels& kernels = STUN_EXT_KERNELS(gram);
+  const GramKernels& kernels = gram_kernels(rows_.cols);
   const auto blocks = static_cast<std::int64_t>(blocks_.size());
   const std::int64_t super_blocks = std::min(plan_.super_blocks, blocks);
   std::vector<GramPanel> panels;
