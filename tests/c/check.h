@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "stun_ext/experts.h"
 #include "stun_ext/stun_ext.h"
 
 // A group of tests goes on after a failure, and ends with exit code 1 if there was any.
@@ -30,6 +31,7 @@ void test_distance(void);
 void test_cluster(void);
 void test_star(void);
 void test_mask(void);
+void test_experts(void);
 void test_executor(void);
 void test_engine(void);
 void test_progress(void);

@@ -1,5 +1,5 @@
 # The shared library exports what symbols.h lists, the header declares that, and the tests call it.
-#   cmake -D NM=nm -D LIBRARY=libstun_ext_c.so -D HEADER=stun_ext.h -P check_symbols.cmake
+#   cmake -D NM=nm -D LIBRARY=libstun_ext_c.so "-D HEADERS=stun_ext.h;experts.h" -P check_symbols.cmake
 set(_here ${CMAKE_CURRENT_LIST_DIR})
 
 # Fails naming what one list has and the other lacks.
@@ -26,10 +26,14 @@ check_same("the shared library does not export what tests/c/symbols.h lists" "${
   "A new function: add its declaration there, in alphabetical order.
 One that is missing or was renamed breaks every program that was linked to the library: that needs a new soname.")
 
-file(READ ${HEADER} text)
+set(text "")
+foreach(header IN LISTS HEADERS)
+  file(READ ${header} more)
+  string(APPEND text "${more}")
+endforeach()
 string(REGEX MATCHALL "\nSTUN_EXT_API [^(;]*\\(" declared "${text}")
 list(TRANSFORM declared REPLACE "^.*[ *](stun_ext_[a-z0-9_]+)\\($" "\\1")
-check_same("stun_ext.h does not declare what tests/c/symbols.h lists" "${recorded}" "${declared}" "")
+check_same("the headers do not declare what tests/c/symbols.h lists" "${recorded}" "${declared}" "")
 
 file(GLOB tests ${_here}/test_*.c ${_here}/operations.c)
 set(text "")

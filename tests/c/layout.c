@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The types, layouts and numbers that programs are compiled against. A line here changes only with the soname.
+#include "stun_ext/experts.h"
 #include "stun_ext/stun_ext.h"
 #include "symbols.h"  // declared again: other types than the header's are an error
 
@@ -33,6 +34,13 @@ IS(STUN_EXT_AVERAGE, 3);
 IS(STUN_EXT_WARD, 4);
 IS(STUN_EXT_CENTROID, 5);
 
+IS(STUN_EXT_SILU, 1);
+IS(STUN_EXT_GELU, 2);
+IS(STUN_EXT_GELU_TANH, 3);
+IS(STUN_EXT_RELU, 4);
+IS(STUN_EXT_RELU_SQUARED, 5);
+
+IS(sizeof(stun_ext_activation), 4);
 IS(sizeof(stun_ext_status), 4);
 IS(sizeof(stun_ext_dtype), 4);
 IS(sizeof(stun_ext_isa), 4);
@@ -44,7 +52,31 @@ FIELD(stun_ext_merge, second, 8, 8);
 FIELD(stun_ext_merge, height, 16, 8);
 FIELD(stun_ext_merge, size, 24, 8);
 
+IS(sizeof(stun_ext_packed_size), 48);
+FIELD(stun_ext_packed_size, rows, 0, 8);
+FIELD(stun_ext_packed_size, cols, 8, 8);
+FIELD(stun_ext_packed_size, nnz, 16, 8);
+FIELD(stun_ext_packed_size, value_bytes, 24, 8);
+FIELD(stun_ext_packed_size, masks, 32, 8);
+FIELD(stun_ext_packed_size, dtype, 40, 4);
+FIELD(stun_ext_packed_size, reserved, 44, 4);
+
 #if UINTPTR_MAX == UINT64_MAX
+IS(sizeof(stun_ext_expert_options), 128);
+FIELD(stun_ext_expert_options, struct_size, 0, 8);
+FIELD(stun_ext_expert_options, activation, 8, 4);
+FIELD(stun_ext_expert_options, is_gated, 12, 4);
+FIELD(stun_ext_expert_options, is_interleaved, 16, 4);
+FIELD(stun_ext_expert_options, alpha, 20, 4);
+FIELD(stun_ext_expert_options, limit, 24, 4);
+FIELD(stun_ext_expert_options, up_offset, 28, 4);
+FIELD(stun_ext_expert_options, up_bias, 32, 48);
+FIELD(stun_ext_expert_options, down_bias, 80, 48);
+
+IS(sizeof(stun_ext_expert_weight), 56);
+FIELD(stun_ext_expert_weight, packed, 0, 8);
+FIELD(stun_ext_expert_weight, dense, 8, 48);
+
 IS(sizeof(stun_ext_const_matrix), 48);
 FIELD(stun_ext_const_matrix, data, 0, 8);
 FIELD(stun_ext_const_matrix, rows, 8, 8);

@@ -58,9 +58,9 @@ int main(int argc, char** argv) {
       {"library", test_library},   {"unavailable", test_unavailable},
       {"distance", test_distance}, {"cluster", test_cluster},
       {"star", test_star},         {"mask", test_mask},
-      {"executor", test_executor}, {"engine", test_engine},
-      {"progress", test_progress}, {"status", test_status},
-      {"example", test_example},
+      {"experts", test_experts},   {"executor", test_executor},
+      {"engine", test_engine},     {"progress", test_progress},
+      {"status", test_status},     {"example", test_example},
   };
   int ran = 0;
   for (int argument = 1; argument < argc; ++argument) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "stun_ext/experts.h"
 
 enum { N = 400, D = 24 };
 
@@ -134,7 +135,41 @@ static stun_ext_status run_apply(const stun_ext_executor* executor) {
   return stun_ext_apply_mask(&weight, &mask, executor);
 }
 
+static stun_ext_status run_packed_matmul(const stun_ext_executor* executor) {
+  const stun_ext_const_matrix weight = data();
+  stun_ext_packed* packed = NULL;
+  OK(stun_ext_pack(&weight, &packed, NULL));
+  const stun_ext_matrix out = stun_ext_row_major(output, N, N, STUN_EXT_FLOAT32);
+  const stun_ext_status status = stun_ext_packed_matmul(&weight, packed, &out, executor);
+  stun_ext_packed_free(packed);
+  return status;
+}
+
+/// N experts from D to D columns, the first ones of each token.
+static stun_ext_status run_experts(const stun_ext_executor* executor) {
+  enum { EXPERTS = 8, TOKENS = 100, PER_TOKEN = 2 };
+  static int64_t index[TOKENS * PER_TOKEN];
+  stun_ext_expert_weight up[EXPERTS] = {{NULL, {NULL, 0, 0, 0, 0, 0, 0}}},
+                         down[EXPERTS] = {{NULL, {NULL, 0, 0, 0, 0, 0, 0}}};
+  for (int e = 0; e < EXPERTS; ++e) {
+    up[e].dense = stun_ext_const_row_major(rows_data + e, 2 * D, D, STUN_EXT_FLOAT32);
+    down[e].dense = stun_ext_const_row_major(rows_data + D + e, D, D, STUN_EXT_FLOAT32);
+  }
+  for (int i = 0; i < TOKENS * PER_TOKEN; ++i) index[i] = i * 5 % EXPERTS;
+  const stun_ext_expert_options options = STUN_EXT_EXPERT_OPTIONS_INIT;
+  stun_ext_experts* experts = NULL;
+  OK(stun_ext_experts_create(up, EXPERTS, down, EXPERTS, &options, &experts));
+  const stun_ext_const_matrix x = stun_ext_const_row_major(rows_data, TOKENS, D, STUN_EXT_FLOAT32);
+  const stun_ext_const_matrix ids = stun_ext_const_row_major(index, TOKENS, PER_TOKEN, STUN_EXT_INT64);
+  const stun_ext_const_matrix weights = stun_ext_const_row_major(rows_data, TOKENS, PER_TOKEN, STUN_EXT_FLOAT32);
+  const stun_ext_matrix out = stun_ext_row_major(output, TOKENS, D, STUN_EXT_FLOAT32);
+  const stun_ext_status status = stun_ext_expert_forward(&x, &ids, &weights, experts, &out, executor);
+  stun_ext_experts_free(experts);
+  return status;
+}
+
 const operation kOperations[OPERATIONS] = {
-    run_pairwise, run_condensed, run_mixed, run_linkage, run_linkage_rows, run_linkage_low_memory, run_star_rows,
-    run_allocate, run_scores,    run_mask,  run_prune,   run_nm,           run_nm_prune,           run_apply,
+    run_pairwise,  run_condensed, run_mixed,         run_linkage, run_linkage_rows, run_linkage_low_memory,
+    run_star_rows, run_allocate,  run_scores,        run_mask,    run_prune,        run_nm,
+    run_nm_prune,  run_apply,     run_packed_matmul, run_experts,
 };

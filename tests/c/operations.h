@@ -6,7 +6,7 @@
 
 /// Every operation that takes an executor, on data that is large enough for several ranges.
 typedef stun_ext_status (*operation)(const stun_ext_executor* executor);
-enum { OPERATIONS = 14 };
+enum { OPERATIONS = 16 };
 extern const operation kOperations[OPERATIONS];
 
 /// One of them by its name.

@@ -12,8 +12,17 @@ stun_ext_status stun_ext_cpu_features(const char**);
 stun_ext_status stun_ext_cpu_model(const char**);
 stun_ext_status stun_ext_cut_tree_count(const stun_ext_merge*, int64_t, int64_t, int64_t*, int64_t);
 stun_ext_status stun_ext_cut_tree_height(const stun_ext_merge*, int64_t, double, int64_t*, int64_t);
+stun_ext_status stun_ext_dense_matmul(const stun_ext_const_matrix*, const stun_ext_const_matrix*,
+                                      const stun_ext_matrix*, const stun_ext_executor*);
 const char* stun_ext_dtype_name(stun_ext_dtype);
 int64_t stun_ext_dtype_size(stun_ext_dtype);
+stun_ext_status stun_ext_expert_forward(const stun_ext_const_matrix*, const stun_ext_const_matrix*,
+                                        const stun_ext_const_matrix*, const stun_ext_experts*, const stun_ext_matrix*,
+                                        const stun_ext_executor*);
+stun_ext_status stun_ext_experts_create(const stun_ext_expert_weight*, int64_t, const stun_ext_expert_weight*, int64_t,
+                                        const stun_ext_expert_options*, stun_ext_experts**);
+void stun_ext_experts_free(stun_ext_experts*);
+stun_ext_status stun_ext_experts_shape(const stun_ext_experts*, int64_t*, int64_t*, int64_t*);
 stun_ext_status stun_ext_get_isa(stun_ext_isa*);
 const char* stun_ext_isa_name(stun_ext_isa);
 stun_ext_status stun_ext_isa_supported(stun_ext_isa, int32_t*);
@@ -30,6 +39,18 @@ stun_ext_status stun_ext_nm_mask(const stun_ext_const_matrix*, int64_t, int64_t,
 stun_ext_status stun_ext_nm_prune(const stun_ext_matrix*, const float*, int64_t, int64_t, int64_t, int64_t*,
                                   const stun_ext_executor*);
 int32_t stun_ext_num_threads(void);
+stun_ext_status stun_ext_pack(const stun_ext_const_matrix*, stun_ext_packed**, const stun_ext_executor*);
+stun_ext_status stun_ext_packed_buffers(const stun_ext_packed*, const void**, const uint32_t**);
+stun_ext_status stun_ext_packed_file_experts(const stun_ext_packed_file*, const char*, const stun_ext_expert_options*,
+                                             stun_ext_experts**, const stun_ext_executor*);
+void stun_ext_packed_file_free(stun_ext_packed_file*);
+stun_ext_status stun_ext_packed_file_open(const char*, stun_ext_packed_file**);
+void stun_ext_packed_free(stun_ext_packed*);
+stun_ext_status stun_ext_packed_from_buffers(int64_t, int64_t, stun_ext_dtype, const void*, int64_t, const uint32_t*,
+                                             int64_t, stun_ext_packed**, const stun_ext_executor*);
+stun_ext_status stun_ext_packed_get_size(const stun_ext_packed*, stun_ext_packed_size*);
+stun_ext_status stun_ext_packed_matmul(const stun_ext_const_matrix*, const stun_ext_packed*, const stun_ext_matrix*,
+                                       const stun_ext_executor*);
 stun_ext_status stun_ext_pairwise_distances(const stun_ext_const_matrix*, int32_t, const stun_ext_matrix*,
                                             const stun_ext_executor*);
 stun_ext_status stun_ext_pruned_per_row(int64_t, double, int64_t*);
@@ -41,6 +62,7 @@ stun_ext_status stun_ext_star_clusters_rows(const stun_ext_const_matrix*, double
                                             const stun_ext_linkage_options*, int64_t*, int64_t, int64_t*,
                                             const stun_ext_executor*);
 const char* stun_ext_status_name(stun_ext_status);
+stun_ext_status stun_ext_unpack(const stun_ext_packed*, const stun_ext_matrix*, const stun_ext_executor*);
 const char* stun_ext_version(void);
 stun_ext_status stun_ext_wanda_mask(const stun_ext_const_matrix*, const float*, int64_t, const int64_t*, int64_t,
                                     const stun_ext_mask*, const stun_ext_executor*);
