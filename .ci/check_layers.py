@@ -25,7 +25,8 @@ _CPP_HEADERS = """
     unordered_map unordered_set utility valarray variant vector
 """
 CPP_STANDARD = frozenset(_CPP_HEADERS.split())
-C_STANDARD_FOR_ABI = frozenset({"stddef.h", "stdint.h"})  # the C ABI's header is compiled as C
+# The C ABI's headers are compiled as C; what more of them there are starts with the first.
+C_STANDARD_FOR_ABI = frozenset({"stddef.h", "stdint.h", "stun_ext/stun_ext.h"})
 # Where the standard library has no answer; each stands behind an #ifdef of its platform.
 EXCEPTIONS = frozenset(
     {
@@ -35,6 +36,12 @@ EXCEPTIONS = frozenset(
         ("cpp/src/sparse/packed.cpp", "sys/mman.h"),
         ("cpp/src/cpu.cpp", "sys/syscall.h"),  # permission to use AMX
         ("cpp/src/cpu.cpp", "unistd.h"),
+        ("cpp/src/files/safetensors.cpp", "fcntl.h"),  # mapped files
+        ("cpp/src/files/safetensors.cpp", "sys/mman.h"),
+        ("cpp/src/files/safetensors.cpp", "sys/stat.h"),
+        ("cpp/src/files/safetensors.cpp", "unistd.h"),
+        ("bindings/torch_threads.cpp", "dlfcn.h"),  # the OpenMP runtime that torch has loaded
+        ("bindings/torch_threads.cpp", "unistd.h"),
     }
 )
 KERNEL = frozenset({"cstdint", "cstddef", "immintrin.h", "arm_neon.h", "arm_sve.h"})

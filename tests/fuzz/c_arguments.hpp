@@ -187,7 +187,7 @@ class Call {
       require(!executor_failed, operation_ + " notices that the executor broke its contract");
       return true;
     }
-    require(message.rfind("[" + operation_ + "] ", 0) == 0, "names its operation: " + message);
+    require(message.rfind("[" + operation_ + "] ", 0) == 0, operation_ + " names itself: " + message);
     require(message.size() > operation_.size() + 10 && message.size() < 1024, "says what is wrong: " + message);
     require(stun_ext_status_name(status) != std::string("unknown"), "a status that there is");
     const bool is_of_progress = status == progress_status_ || status == STUN_EXT_CALLBACK_FAILED;

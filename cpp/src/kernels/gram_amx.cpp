@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <immintrin.h>
 
-#include <cstring>
-
 #include "amx.hpp"
 #include "gram.hpp"
 
@@ -22,14 +20,14 @@ constexpr std::int64_t kMost = kGramDepth;
 /// To the nearest bfloat16; what the tiles would read as 0 becomes 0.
 inline std::uint32_t round_bits(float value) noexcept {
   std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
+  __builtin_memcpy(&bits, &value, sizeof bits);
   const std::uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   return (rounded & 0x7f80u) != 0 ? rounded : 0;
 }
 inline float value_of(std::uint32_t bits) noexcept {
   bits <<= 16;
   float value;
-  std::memcpy(&value, &bits, sizeof value);
+  __builtin_memcpy(&value, &bits, sizeof value);
   return value;
 }
 
@@ -58,8 +56,8 @@ double pack_a(const double* values, std::int64_t depth, std::int64_t lane, float
       row[0][k] = static_cast<std::uint16_t>(high[k0 + k]);
       row[1][k] = static_cast<std::uint16_t>(low[k0 + k]);
     }
-    std::memcpy(to, row[0], sizeof row[0]);
-    std::memcpy(to + 2 * 2 * kTile, row[1], sizeof row[1]);
+    __builtin_memcpy(to, row[0], sizeof row[0]);
+    __builtin_memcpy(to + 2 * 2 * kTile, row[1], sizeof row[1]);
   }
   return squares;
 }
@@ -73,8 +71,8 @@ double pack_b(const double* values, std::int64_t depth, std::int64_t lane, float
     for (std::int64_t k = 0; k < kDepth; k += 2) {
       const std::uint32_t of_high = high[k0 + k] | high[k0 + k + 1] << 16;
       const std::uint32_t of_low = low[k0 + k] | low[k0 + k + 1] << 16;
-      std::memcpy(to + k / 2 * 64, &of_high, 4);
-      std::memcpy(to + k / 2 * 64 + 2 * 2 * kTile, &of_low, 4);
+      __builtin_memcpy(to + k / 2 * 64, &of_high, 4);
+      __builtin_memcpy(to + k / 2 * 64 + 2 * 2 * kTile, &of_low, 4);
     }
   }
   return squares;

@@ -63,10 +63,9 @@ class Experts:
                 for matrix in matrices
             ]
 
-        biases = [
-            None if bias is None else to_host("Experts", name, bias)
-            for name, bias in (("up_bias", up_bias), ("down_bias", down_bias))
-        ]
+        def bias_of(name: str, bias: Array | None) -> object:
+            return None if bias is None else to_host("Experts", name, bias)
+
         self._handle = _core.Experts(
             handles("up", up),
             handles("down", down),
@@ -76,7 +75,8 @@ class Experts:
             alpha,
             limit,
             up_offset,
-            *biases,
+            bias_of("up_bias", up_bias),
+            bias_of("down_bias", down_bias),
             dtype,
         )
 
