@@ -17,9 +17,9 @@ using test::ForcedIsa;
 using test::Matrix;
 
 // Every product within the stated error, and every one written.
-void expect_bound(const GramKernels& kernels, const Matrix& rows, std::int64_t count_a, std::int64_t count_b) {
+void expect_bound(const GramKernels& kernels, const Matrix& rows, std::int64_t count_a, std::int64_t count_b,
+                  const GramFrame& frame) {
   const ConstMatrixView view = rows.view();
-  const GramFrame frame = GramFrame::of(view, default_executor());
   std::vector<std::uint32_t> a(static_cast<std::size_t>(count_a)), b(static_cast<std::size_t>(count_b));
   for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<std::uint32_t>(i);
   for (std::size_t j = 0; j < b.size(); ++j)
@@ -52,13 +52,17 @@ void expect_bound(const GramKernels& kernels, const Matrix& rows, std::int64_t c
   }
 }
 
+void expect_bound(const GramKernels& kernels, const Matrix& rows, std::int64_t count_a, std::int64_t count_b) {
+  expect_bound(kernels, rows, count_a, count_b, GramFrame::of(rows.view(), default_executor()));
+}
+
 /// All that this processor can run.
 std::vector<const GramKernels*> all_kernels() {
   std::vector<const GramKernels*> all;
   for (const Isa isa : cpu_info().supported) {
     const ForcedIsa forced(isa);
     all.push_back(&STUN_EXT_KERNELS(gram));
-    const GramKernels& for_many_columns = gram_kernels(1 << 20);
+    const GramKernels& for_many_columns = gram_kernels(1 << 16);
     if (&for_many_columns != all.back()) all.push_back(&for_many_columns);
   }
   return all;
@@ -84,6 +88,52 @@ TEST(Gram, StaysWithinItsErrorWithAllKernels) {
     Matrix zeros(DType::f32, 9, 20);
     zeros.fill([](std::int64_t, std::int64_t) { return 0.0; });
     expect_bound(*kernels, zeros, 4, 5);
+  }
+}
+
+TEST(Gram, StaysWithinItsErrorOnRowsOfAnyKind) {
+  std::mt19937 generator(2);
+  std::normal_distribution<double> draw;
+  for (const GramKernels* kernels : all_kernels()) {
+    for (const std::int64_t d : {64, 300, 4096}) {
+      const std::int64_t n = 24;
+      Matrix duplicates(DType::f32, n, d), huge(DType::f64, n, d), small(DType::f32, n, d), tiny(DType::f64, n, d),
+          mixed(DType::f64, n, d), positive(DType::f32, n, d);
+      Matrix center(DType::f32, 4, d);
+      center.fill_normal(generator);
+      duplicates.fill([&](std::int64_t r, std::int64_t c) { return center.get(r % 4, c) + 1e-4 * draw(generator); });
+      huge.fill([&](std::int64_t, std::int64_t) { return 1e140 * draw(generator); });
+      small.fill([&](std::int64_t, std::int64_t) { return 1e-41 * draw(generator); });  // float32's subnormals
+      tiny.fill([&](std::int64_t, std::int64_t) { return 1e-318 * draw(generator); });  // float64's
+      // Most values are subnormal once scaled, whole or as what is left of one rounded to bfloat16.
+      mixed.fill([&](std::int64_t r, std::int64_t c) {
+        return c == 5 ? static_cast<double>(r - 11)
+                      : std::ldexp(draw(generator), -110 - static_cast<int>((r + c) % 40));
+      });
+      positive.fill([&](std::int64_t, std::int64_t) { return std::abs(draw(generator)); });
+      GramFrame at_origin = GramFrame::of(positive.view(), default_executor());
+      at_origin.center.assign(static_cast<std::size_t>(d), 0.0);
+      at_origin.scale /= 16.0;
+      for (const Matrix* rows : {&duplicates, &huge, &small, &tiny, &mixed}) {
+        SCOPED_TRACE(rows->get(0, 0));
+        expect_bound(*kernels, *rows, 17, 7);
+      }
+      expect_bound(*kernels, positive, 17, 7, at_origin);
+    }
+  }
+}
+
+// The worst that rounding can do: a large first product, and then ever the same that is just too small to change it.
+TEST(Gram, StaysWithinItsErrorWhereRoundingAddsUp) {
+  const double first = 0.71484375, rest = 0x1.fep-16;  // bfloat16 both; 32 rest² is below half a unit of first²
+  for (const GramKernels* kernels : all_kernels()) {
+    for (const std::int64_t d : {4096, 7168, 65536, 131072}) {
+      Matrix rows(DType::f32, 2, d);
+      rows.fill([&](std::int64_t, std::int64_t c) { return c == 0 ? first : rest; });
+      GramFrame frame;
+      frame.center.assign(static_cast<std::size_t>(d), 0.0);
+      expect_bound(*kernels, rows, 2, 2, frame);
+    }
   }
 }
 

@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::int64_t kSampleRows = 1024;
 constexpr std::int64_t kChunk = kGramDepth;
-constexpr std::int64_t kTilesFrom = 128;  // columns: tiles take 32 at a time, and rows of few are not what takes long
+// Columns: tiles take 32 at a time, and rows of few are not what takes long; what they flush to 0 adds up beyond many.
+constexpr std::int64_t kTilesFrom = 128, kTilesTo = std::int64_t{1} << 24;
 
 std::int64_t groups_of(std::int64_t rows, std::int64_t group) noexcept { return (rows + group - 1) / group; }
 
@@ -43,7 +44,8 @@ double pack_floats(const double* values, std::int64_t depth, std::int64_t lane, 
 
 const GramKernels& gram_kernels([[maybe_unused]] std::int64_t cols) {
 #if defined(__x86_64__)
-  if (cols >= kTilesFrom && isa() == Isa::avx512 && features().avx512vbmi2 && features().avx512bf16 && can_use_tiles())
+  if (cols >= kTilesFrom && cols <= kTilesTo && isa() == Isa::avx512 && features().avx512vbmi2 &&
+      features().avx512bf16 && can_use_tiles())
     return gram_amx;
 #endif
   return STUN_EXT_KERNELS(gram);
@@ -75,7 +77,10 @@ GramFrame GramFrame::of(const ConstMatrixView& rows, Executor& executor) {
   };
   executor.parallel_for(rows.rows, rows_per_task(rows.cols), task);
   frame.radius = largest * std::sqrt(static_cast<double>(rows.cols));
-  if (frame.radius > 0.0 && std::isfinite(frame.radius)) frame.scale = std::ldexp(1.0, -std::ilogb(frame.radius) - 1);
+  constexpr int kMost = 1000;  // of float64's subnormals the inverse would be infinite
+  if (frame.radius > 0.0 && std::isfinite(frame.radius)) {
+    frame.scale = std::ldexp(1.0, std::min(-std::ilogb(frame.radius) - 1, kMost));
+  }
   return frame;
 }
 
@@ -146,13 +151,14 @@ void GramPanel::pack(const ConstMatrixView& rows, const std::uint32_t* index, st
   }
 }
 
-// Each block of kGramDepth columns is summed by itself and then added to those before it. A term passes through at most
-// kGramDepth + blocks additions (and one multiplication where it is not fused), each off by at most 2^-24 of what it
-// makes; (1 + 2^-24)^k − 1 <= 1.01 k 2^-24 for the k at hand, and the terms' magnitudes sum to at most ‖x̂‖·‖ŷ‖.
-// Twice that is allowed for.
+// Unless the kernels have a bound of their own: each block of kGramDepth columns is summed by itself and then added to
+// those before it. A term passes through at most kGramDepth + blocks additions (and one multiplication where it is not
+// fused), each off by at most 2^-24 of what it makes; (1 + 2^-24)^k − 1 <= 1.01 k 2^-24 for the k at hand, and the
+// terms' magnitudes sum to at most ‖x̂‖·‖ŷ‖. Twice that is allowed for.
 double GramPanel::gamma() const noexcept {
+  if (kernels_->gamma != nullptr) return kernels_->gamma(cols_);
   const auto depth = static_cast<double>(std::min(cols_, kGramDepth)), blocks = static_cast<double>(blocks_);
-  return 2.0 * 1.01 * (depth + blocks + 2.0) * 0x1p-24 + kernels_->more_error;
+  return 2.0 * 1.01 * (depth + blocks + 2.0) * 0x1p-24;
 }
 
 void gram(const GramPanel& a, const GramPanel& b, float* out, std::int64_t stride) {

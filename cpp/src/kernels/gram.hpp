@@ -25,7 +25,8 @@ struct GramKernels {
   using Pack = double (*)(const double* values, std::int64_t depth, std::int64_t lane, float* group) noexcept;
   std::int64_t depth_multiple = 1;
   Pack pack_a = nullptr, pack_b = nullptr;
-  double more_error = 0.0;             ///< of a product, over ‖x‖·‖y‖, beside what GramPanel::gamma() has for all
+  /// What GramPanel::gamma() is, where sums are not made as multiply() says.
+  double (*gamma)(std::int64_t cols) noexcept = nullptr;
   void (*enter)() noexcept = nullptr;  ///< before a thread multiplies, and after it has
   void (*leave)() noexcept = nullptr;
 };

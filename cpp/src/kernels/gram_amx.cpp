@@ -131,13 +131,24 @@ void multiply(const float* a, const float* b, std::int64_t depth, float* out, st
 void enter() noexcept { load_tile_config(); }
 void leave() noexcept { _tile_release(); }
 
-// The rounding of sums is within GramPanel::gamma()'s: a term passes through at most 16 additions within an
-// instruction, 2 that add its result, 24 of 256 columns' instructions, and those between blocks; 48 more are allowed
-// for where there are few columns. What is flushed to 0 is below 2^-126 each.
-constexpr double kMoreError = 0x1p-16 + 2.0 * 48.0 * 0x1p-24;
+// What a product is off by beside x̂ = h + l (GramPanel::error), over ‖x‖·‖y‖:
+//
+// - l·l' is left out. |l| <= 2^-8 |x|, since l is the rounding of what is at most half a unit of h: 2^-16.
+// - Sums. An instruction adds 16 products of even columns one after the other, 16 of odd ones, these two sums to each
+//   other and then to the tile, each rounded to nearest (products are not rounded: Intel's manual, TDPBF16PS). The tile
+//   keeps the sum of all columns, of later blocks as well, so that the first term passes through 17 roundings and one
+//   for each instruction, of which there are three for 32 columns: k u / (1 − k u) with u = 2^-24. The magnitudes of
+//   the terms sum to |h||h'| + |h||l'| + |l||h'| <= (1 + 2^-8)(1 + 3·2^-8) |x||y|, less than 1.016.
+// - Flushing. Inputs below 2^-126 are none: packing drops them, and counts what it dropped. A sum below 2^-126 becomes
+//   0: with fewer than 4 additions for each of 2^24 columns (gram_kernels) that is less than the 1e-30 of gram().
+double gamma(std::int64_t cols) noexcept {
+  const double roundings = 18.0 + 3.0 * static_cast<double>((cols + kDepth - 1) / kDepth);
+  const double of_sums = roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24);
+  return 0x1p-16 * (1.0 + 0x1p-20) + 1.016 * of_sums;
+}
 
 }  // namespace
 
-const GramKernels gram_amx = {kRows, kRows, multiply, kDepth, pack_a, pack_b, kMoreError, enter, leave};
+const GramKernels gram_amx = {kRows, kRows, multiply, kDepth, pack_a, pack_b, gamma, enter, leave};
 
 }  // namespace stun_ext::detail
