@@ -245,6 +245,12 @@ class _InputCollector(_Observer):
         return self._sum.float().cpu()
 
 
+def tokens_behind_norms(statistics: LayerStatistics, experts: Sequence[int]) -> int:
+    """Tokens summed in the experts' norms: those routed to them, or the sample that starved ones were run on."""
+    sample = min(STARVED_SAMPLE, statistics.num_tokens)
+    return max(1, sum(int(statistics.token_count[e]) or sample for e in experts))
+
+
 class _TokenSample:
     """At most `STARVED_SAMPLE` rows of a stream, spread evenly, whatever batches the stream comes in.
 

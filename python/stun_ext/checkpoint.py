@@ -302,22 +302,28 @@ def without_mtp(written: dict[str, Any], names: Iterable[str]) -> None:
         for name, value in section.items()
         if _MTP_COUNT.fullmatch(name) and isinstance(value, int) and not isinstance(value, bool)
     ]
-    if counts and not _has_mtp_tensors(written, names):
+    if counts and not mtp_tensors(written, names):
         for section, name in counts:
             section[name] = 0
 
 
-def _has_mtp_tensors(written: dict[str, Any], names: Iterable[str]) -> bool:
-    """Whether tensors belong to multi-token prediction, by name or as layers after the last."""
+def mtp_tensors(written: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """The tensors that belong to multi-token prediction, by name or as layers after the last.
+
+    Args:
+        written: A ``config.json``.
+        names: Names of the checkpoint's tensors.
+    """
     layers = [
         section["num_hidden_layers"] for section in _sections(written) if "num_hidden_layers" in section
     ]
     last = layers[-1] if layers and isinstance(layers[-1], int) else float("inf")  # of the text model
+    found = []
     for name in names:
         layer = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
         if _MTP_TENSOR.search(name) or (layer and int(layer[1]) >= last):
-            return True
-    return False
+            found.append(name)
+    return found
 
 
 def _tensor_names(folder: Path) -> Iterator[str]:

@@ -26,7 +26,7 @@ from stun_ext.planning import (
     pruned_matrices,
 )
 from stun_ext.recipe import Recipe
-from stun_ext.report import LayerReport, PruneReport, versions
+from stun_ext.report import LayerReport, PruneReport, never_routed_note, versions
 from stun_ext.request import (
     ScopedLayer,
     check_finite,
@@ -351,11 +351,7 @@ def _warnings(report: PruneReport, stage1: ExpertDecisions) -> list[str]:
     found = []
     for row in report.layers:
         if row.never_routed:
-            kept = set(row.kept) & set(row.never_routed)
-            found.append(
-                f"{row.name}: no calibration token reached experts {row.never_routed}; the input norms of the "
-                f"{len(kept)} of them that are kept come from a sample of the layer's tokens"
-            )
+            found.append(never_routed_note(row))
     if sum(stage1.counts) != stage1.requested_total:
         found.append(
             f"{sum(stage1.counts)} experts are kept, the nearest that is reachable to {stage1.requested_total}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from stun_ext import expert_pruning, weight_pruning
-from stun_ext.calibration import STARVED_SAMPLE
+from stun_ext.calibration import tokens_behind_norms
 from stun_ext.expert_pruning import ExpertDecisions, LayerDecision
 from stun_ext.models import ExpertMatrix, MoEModel, SlicePlan, plan_slices
 from stun_ext.recipe import Recipe
@@ -91,7 +91,7 @@ def _scored_matrices(
                     )
                 norms = _expert_norms(layer, matrix, expert, decision, statistics, recipe)
                 if norms is not None and statistics is not None:
-                    norms = norms / _tokens_behind_norms(layer_statistics(layer, statistics), members)
+                    norms = norms / tokens_behind_norms(layer_statistics(layer, statistics), members)
                 yield weight, norms
     for name, linear in layer.linears.items():
         norms = _linear_norms(name, statistics, recipe)
@@ -99,12 +99,6 @@ def _scored_matrices(
             linear.weight,
             norms if norms is None or statistics is None else norms / max(1, statistics.num_tokens),
         )
-
-
-def _tokens_behind_norms(statistics: LayerStatistics, experts: Sequence[int]) -> int:
-    """Tokens summed in the experts' norms: those routed to them, or the sample that starved ones were run on."""
-    sample = min(STARVED_SAMPLE, statistics.num_tokens)
-    return max(1, sum(int(statistics.token_count[e]) or sample for e in experts))
 
 
 def _expert_norms(

@@ -180,6 +180,15 @@ class PruneReport:
         return self.table()
 
 
+def never_routed_note(row: LayerReport) -> str:
+    """What the user should know of a layer with experts that no calibration token reached."""
+    kept = set(row.kept) & set(row.never_routed)
+    return (
+        f"{row.name}: no calibration token reached experts {row.never_routed}; the input norms of the "
+        f"{len(kept)} of them that are kept come from a sample of the layer's tokens"
+    )
+
+
 def versions() -> dict[str, str]:
     """Versions of this package and of what decides beside it."""
     found = {"stun_ext": stun_ext.__version__}

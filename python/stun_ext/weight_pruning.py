@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,11 +64,11 @@ def scores(weight: torch.Tensor, input_sq_norm: torch.Tensor | None) -> torch.Te
     return magnitude * input_sq_norm.to(weight.device, torch.float32).sqrt()
 
 
-def outlier_percent(matrices: Sequence[tuple[torch.Tensor, torch.Tensor | None]], threshold: float) -> float:
+def outlier_percent(matrices: Iterable[tuple[torch.Tensor, torch.Tensor | None]], threshold: float) -> float:
     """OWL's D of one layer: 100 · mean[A > M·mean(A)] over all its scores A.
 
     Args:
-        matrices: (weight, input_sq_norm) of every pruned matrix of the layer.
+        matrices: (weight, input_sq_norm) of every pruned matrix of the layer; gone through twice.
         threshold: OWL's M.
     """
     found = OutlierCount()

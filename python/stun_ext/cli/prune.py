@@ -44,7 +44,8 @@ def prune(
         typer.Option(
             "--streaming",
             help="Prune from file to file without loading the model: experts go by their router rows, weights stay as "
-            "they are. MODEL is a directory, or in the hub's cache. A run that was interrupted goes on where it was.",
+            "they are unless --weight-method magnitude is given. MODEL is a directory, or in the hub's cache. "
+            "A run that was interrupted goes on where it was.",
         ),
     ] = False,
     sparsity: Annotated[float | None, setting("sparsity")] = None,

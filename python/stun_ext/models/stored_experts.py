@@ -75,13 +75,16 @@ def expert_matrix_shape(layer: MoELayer, name: str) -> tuple[int, int]:
     return (second, first) if matrix.is_transposed else (first, second)
 
 
-def stored_experts(moe: MoEModel, shapes: Mapping[str, tuple[int, ...]]) -> list[StoredExperts]:
+def stored_experts(
+    moe: MoEModel, shapes: Mapping[str, tuple[int, ...]], *, check_interface: bool = True
+) -> list[StoredExperts]:
     """Finds the experts' matrices of every layer in a checkpoint.
 
     Args:
         moe: The model as its class builds it, on the meta device if need be; its layers may have more experts than
             those stored (checkpoints with different numbers of experts per layer).
         shapes: Name -> shape of the checkpoint's tensors.
+        check_interface: Refuse families whose experts another implementation cannot compute.
 
     Returns:
         One entry per matrix of a layer, layers in order.
@@ -90,7 +93,8 @@ def stored_experts(moe: MoEModel, shapes: Mapping[str, tuple[int, ...]]) -> list
         ValueError: The family's experts cannot be computed by another implementation, or the checkpoint stores a
             matrix in a way that is neither fused nor one tensor per expert; it is named.
     """
-    check_experts_interface(moe, "stored_experts")
+    if check_interface:
+        check_experts_interface(moe, "stored_experts")
     transposed = {
         f"{layer.experts_name}.{matrix.name}": matrix.is_transposed
         for layer in moe.layers

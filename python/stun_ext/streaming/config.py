@@ -7,6 +7,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from stun_ext.checkpoint import mtp_tensors
 from stun_ext.models.config_keys import is_expert_count_name
 from stun_ext.streaming.layout import Layout
 from stun_ext.streaming.parts import one_expert, renamed
@@ -55,6 +56,24 @@ def patched_config(
     if isinstance(quantisation, dict):
         new["quantization_config"] = _renumbered(quantisation, layout.num_experts, kept)
     return new
+
+
+def without_layers(config: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """The config without modules of multi-token prediction in the lists of ``quantization_config``.
+
+    Args:
+        config: The new config; it is not changed.
+        old: The config that says which layers these are.
+    """
+    quantisation = config.get("quantization_config")
+    if not isinstance(quantisation, dict):
+        return config
+    lists = {
+        name: [item for item in value if not (isinstance(item, str) and mtp_tensors(old, [f"{item}."]))]
+        for name, value in quantisation.items()
+        if isinstance(value, list)
+    }
+    return {**config, "quantization_config": {**quantisation, **lists}}
 
 
 def _set_counts(section: dict[str, Any], old: int, count: int) -> None:

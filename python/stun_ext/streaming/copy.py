@@ -7,8 +7,9 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from stun_ext.streaming.plan import Range, ShardPlan
+from stun_ext.streaming.plan import ShardPlan
 
 _STEP = 32 << 20  # bytes between two words to the caller
 _BUFFER = 4 << 20  # held in memory where the kernel cannot copy on its own
@@ -16,20 +17,25 @@ _BUFFER = 4 << 20  # held in memory where the kernel cannot copy on its own
 _UNSUPPORTED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 Tick = Callable[[int], None]
+# Of two open files: copies matrices with weights zeroed and counts each block's zeros, as `zeroing.zero_matrices`.
+Zero = Callable[[int, int, Iterable[Any], Tick], dict[int, int]]
 
 
-def write_shard(plan: ShardPlan, folder: Path, tick: Tick) -> Path:
+def write_shard(plan: ShardPlan, folder: Path, tick: Tick, zero: Zero) -> tuple[Path, dict[int, int]]:
     """Writes one file of a plan under a temporary name.
 
     Args:
         plan: The file.
         folder: Where to.
         tick: Called with the number of bytes copied since the last call.
+        zero: Writes the matrices with weights to zero.
 
     Returns:
-        The temporary file, which `finish` makes permanent.
+        The temporary file, which `finish` makes permanent, and for each block's position the zeros in the matrices
+        of which weights were zeroed.
 
     Raises:
+        ValueError: NaN or Inf among weights to zero. Nothing is left.
         OSError: Reading or writing failed; the error names the file. Nothing is left.
     """
     temporary = folder / f".{plan.file}.tmp"
@@ -41,9 +47,10 @@ def write_shard(plan: ShardPlan, folder: Path, tick: Tick) -> Path:
         try:
             _write_all(target, plan.header)
             copy_ranges(source, target, plan.ranges(), tick)
-        except OSError as error:
+            zeros = zero(source, target, plan.edited(), tick) if plan.edits else {}
+        except (OSError, ValueError) as error:
             temporary.unlink(missing_ok=True)
-            if error.filename is None:
+            if isinstance(error, OSError) and error.filename is None:
                 what = f"copying from {plan.source.path} to {temporary}: {os.strerror(error.errno or 0)}"
                 raise OSError(error.errno, f"[prune_checkpoint] {what}") from error
             raise
@@ -51,7 +58,7 @@ def write_shard(plan: ShardPlan, folder: Path, tick: Tick) -> Path:
             os.close(target)
     finally:
         os.close(source)
-    return temporary
+    return temporary, zeros
 
 
 def finish(temporary: Path, target: Path) -> None:
@@ -64,8 +71,8 @@ def finish(temporary: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def copy_ranges(source: int, target: int, ranges: Iterable[Range], tick: Tick) -> None:
-    """Appends ranges of bytes of one open file to another, at its position.
+def copy_ranges(source: int, target: int, ranges: Iterable[tuple[int, int, int]], tick: Tick) -> None:
+    """Copies ranges of bytes of one open file, (begin, end, begin in the other), to another.
 
     The kernel copies (`copy_file_range`); where the file systems do not allow that, a small buffer does.
 
@@ -73,7 +80,8 @@ def copy_ranges(source: int, target: int, ranges: Iterable[Range], tick: Tick) -
         OSError: Reading or writing failed, or the source ends too early (EIO).
     """
     by_kernel = hasattr(os, "copy_file_range")
-    for begin, end in ranges:
+    for begin, end, to in ranges:
+        os.lseek(target, to, os.SEEK_SET)
         while begin < end:
             size, copied = min(end - begin, _STEP), 0
             if by_kernel:

@@ -14,7 +14,15 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from stun_ext.models import MoELayer, MoEModel, analyze, empty_model, plan_slices
+from stun_ext.models import (
+    MoELayer,
+    MoEModel,
+    StoredExperts,
+    analyze,
+    empty_model,
+    plan_slices,
+    stored_experts,
+)
 from stun_ext.models.config_keys import is_expert_count_name, iter_configs, per_layer_counts
 from stun_ext.models.schema import ExpertTensor, named_tensors
 from stun_ext.streaming import names as by_name
@@ -30,10 +38,12 @@ class FoundLayout:
     Attributes:
         layout: The layout.
         check_counts: Raises ValueError if the model's class cannot be built with so many experts in each block.
+        experts: Gives the matrices of the blocks that the class has, which come first; None without a class.
     """
 
     layout: Layout
     check_counts: Callable[[Sequence[int]], None]
+    experts: Callable[[], list[list[StoredExperts]]] | None = None
 
 
 def find_layout(checkpoint: StoredCheckpoint, *, trust_remote_code: bool = False) -> FoundLayout:
@@ -63,7 +73,24 @@ def find_layout(checkpoint: StoredCheckpoint, *, trust_remote_code: bool = False
             )
         layout = _by_class(checkpoint, moe, family)
         plan_slices(moe, [layer.num_experts for layer in moe.layers])  # refuses what cannot be sliced at all
-    return FoundLayout(layout, lambda counts: _check_counts(moe, counts))
+    return FoundLayout(
+        layout, lambda counts: _check_counts(moe, counts), lambda: _class_matrices(checkpoint, moe)
+    )
+
+
+def _class_matrices(checkpoint: StoredCheckpoint, moe: MoEModel) -> list[list[StoredExperts]]:
+    for layer in moe.layers:
+        if not layer.matrices:
+            raise ValueError(
+                f"[prune_checkpoint] {moe.family} stores the experts of {layer.name} in a layout whose single weights "
+                "cannot be pruned; remove whole experts alone with weight_method='none'"
+            )
+    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
+    by_parameter = {stored.name: stored for stored in stored_experts(moe, shapes, check_interface=False)}
+    return [
+        [by_parameter[f"{layer.experts_name}.{matrix.name}"] for matrix in layer.matrices]
+        for layer in moe.layers
+    ]
 
 
 def _check_counts(moe: MoEModel, counts: Sequence[int]) -> None:
@@ -145,7 +172,14 @@ def _by_class(checkpoint: StoredCheckpoint, moe: MoEModel, family: str) -> Layou
     }
     notes = [f"{one[0]} is pruned by its own router: {family} has it beside its layers" for one in extra]
     return Layout(
-        blocks, moe.num_experts, family, list(moe.schema.paths), aliases, notes, may_differ=not extra
+        blocks,
+        moe.num_experts,
+        family,
+        list(moe.schema.paths),
+        aliases,
+        notes,
+        may_differ=not extra,
+        num_extra=len(extra),
     )
 
 

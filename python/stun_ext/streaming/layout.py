@@ -125,6 +125,7 @@ class Layout:
         aliases: Per section of the config: alias -> field, of the number's other names.
         notes: What the user should know.
         may_differ: Whether the config can say that layers have different numbers of experts.
+        num_extra: How many of the last blocks the model's class does not have: multi-token prediction.
     """
 
     blocks: list[StoredBlock]
@@ -134,6 +135,7 @@ class Layout:
     aliases: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     may_differ: bool = False
+    num_extra: int = 0
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """Every expert-indexed tensor."""

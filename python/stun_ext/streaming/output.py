@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The directory that a checkpoint is written to, so that a kill at any moment costs at most the file in work.
 
-Beside OUT lies ``.OUT.partial``: ``plan`` (which plan its files belong to), ``lock`` (who is writing), and ``files``,
-which is renamed to OUT when it is complete. A file there under its own name is complete and on the disk.
+Beside OUT lies ``.OUT.partial``: ``plan`` (which plan its files belong to), ``lock`` (who is writing), ``zeros`` (of
+each finished file, how many weights are zero where some were zeroed), and ``files``, which is renamed to OUT when it is
+complete. A file there under its own name is complete and on the disk.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,6 +22,11 @@ from pathlib import Path
 from stun_ext.checkpoint import put_in_place, sync, sync_directory
 from stun_ext.streaming.copy import Tick, finish, write_shard
 from stun_ext.streaming.plan import CheckpointPlan, ShardPlan
+from stun_ext.streaming.zeroing import zero_matrices
+
+_ZEROS = (
+    "zeros"  # beside the files, how many weights of each are zero: the report of a resumed run is complete
+)
 
 
 def partial_of(out: Path) -> Path:
@@ -68,6 +76,7 @@ def begin(partial: Path, plan: CheckpointPlan) -> Path:
         # In this order, a mark without files means one thing alone: they have become OUT.
         mark.unlink(missing_ok=True)
         shutil.rmtree(files, ignore_errors=True)
+        shutil.rmtree(partial / _ZEROS, ignore_errors=True)
         files.mkdir()
         temporary = partial / "plan.tmp"
         temporary.write_text(digest, encoding="utf-8")
@@ -80,9 +89,18 @@ def begin(partial: Path, plan: CheckpointPlan) -> Path:
 
 
 def is_written(shard: ShardPlan, files: Path) -> bool:
-    """Whether an earlier run finished this file."""
+    """Whether an earlier run finished this file, and left the number of its zeros where weights were zeroed."""
     path = files / shard.file
-    return path.is_file() and path.stat().st_size == len(shard.header) + shard.bytes
+    there = path.is_file() and path.stat().st_size == len(shard.header) + shard.bytes
+    return there and (not shard.edits or _read_zeros(shard, files) is not None)
+
+
+def _read_zeros(shard: ShardPlan, files: Path) -> dict[int, int] | None:
+    try:
+        content = json.loads((files.parent / _ZEROS / shard.file).read_text(encoding="utf-8"))
+        return {int(block): int(count) for block, count in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError):  # cut short, where the machine failed
+        return None
 
 
 def clear_if_empty(partial: Path, plan: CheckpointPlan) -> bool:
@@ -104,24 +122,35 @@ def check_space(plan: CheckpointPlan, files: Path) -> None:
         )
 
 
-def write_shards(plan: CheckpointPlan, files: Path, tick: Tick) -> None:
+def write_shards(plan: CheckpointPlan, files: Path, tick: Tick) -> dict[int, int]:
     """Writes the files that are not there yet; while one goes to the disk, the next is copied.
 
+    Returns:
+        For each block's position the zeros in its matrices, where weights were zeroed; those of an earlier run count.
+
     Raises:
+        ValueError: NaN or Inf among weights to zero; finished files stay.
         OSError: Reading or writing failed; finished files stay.
     """
     with ThreadPoolExecutor(1) as flusher:
         pending: Future[None] | None = None
+        total: Counter[int] = Counter()
         for shard in plan.shards:
             if is_written(shard, files):
+                total.update(_read_zeros(shard, files) or {})
                 tick(shard.bytes)
                 continue
-            temporary = write_shard(shard, files, tick)
+            temporary, zeros = write_shard(shard, files, tick, zero_matrices)
+            if shard.edits:
+                (files.parent / _ZEROS).mkdir(exist_ok=True)
+                (files.parent / _ZEROS / shard.file).write_text(json.dumps(zeros), encoding="utf-8")
+                total.update(zeros)
             if pending is not None:
                 pending.result()
             pending = flusher.submit(finish, temporary, files / shard.file)
         if pending is not None:
             pending.result()
+    return dict(total)
 
 
 def put_out(partial: Path, out: Path, force: bool) -> None:
@@ -135,6 +164,7 @@ def put_out(partial: Path, out: Path, force: bool) -> None:
 def tidy(partial: Path) -> None:
     """Removes ``.OUT.partial``, whose files are elsewhere by now, the plan last: until then the same call knows."""
     shutil.rmtree(partial / "files", ignore_errors=True)
+    shutil.rmtree(partial / _ZEROS, ignore_errors=True)
     for name in ("plan.tmp", "lock", "plan"):
         (partial / name).unlink(missing_ok=True)
     with suppress(OSError):  # another process may have come for it by now

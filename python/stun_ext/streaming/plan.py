@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stun_ext.safetensors_file import StoredTensor
@@ -16,6 +16,7 @@ from stun_ext.streaming.shards import Shard, StoredCheckpoint
 
 if TYPE_CHECKING:
     from stun_ext.streaming.layout import StoredBlock
+    from stun_ext.streaming.zeroing import MatrixEdit
 
 _FORMAT = 1  # of what a plan means; part of its digest
 
@@ -48,11 +49,19 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One file of the new checkpoint, under the name of the old one that its tensors come from."""
+    """One file of the new checkpoint, under the name of the old one that its tensors come from.
+
+    Attributes:
+        file: Its name.
+        source: The old file.
+        tensors: What it holds, in order.
+        edits: Matrices with weights to zero, by the first byte of their range.
+    """
 
     file: str
     source: Shard
     tensors: tuple[TensorPlan, ...]
+    edits: Mapping[int, MatrixEdit] = field(default_factory=dict, repr=False)
 
     @property
     def header(self) -> bytes:
@@ -78,19 +87,36 @@ class ShardPlan:
         """The size of its tensors."""
         return sum(tensor.bytes for tensor in self.tensors)
 
-    def ranges(self) -> Iterator[Range]:
-        """What to copy, in order, counted from the old file's first byte; neighbours are joined."""
+    def ranges(self) -> Iterator[tuple[int, int, int]]:
+        """What to copy as it is: (begin and end in the old file, begin in the new one), neighbours joined."""
         start, pending = self.source.header.data_start, None
+        for begin, end, to in self._placed():
+            if begin in self.edits:
+                continue
+            if pending is not None and pending[1] == begin and pending[2] + begin - pending[0] == to:
+                pending = (pending[0], end, pending[2])
+                continue
+            if pending is not None:
+                yield start + pending[0], start + pending[1], pending[2]
+            pending = (begin, end, to)
+        if pending is not None:
+            yield start + pending[0], start + pending[1], pending[2]
+
+    def edited(self) -> Iterator[tuple[int, int, MatrixEdit]]:
+        """The matrices with weights to zero: (begin in the old file, begin in the new one, what to zero)."""
+        for begin, end, to in self._placed():
+            edit = self.edits.get(begin)
+            if edit is not None:
+                assert edit.bytes == end - begin
+                yield self.source.header.data_start + begin, to, edit
+
+    def _placed(self) -> Iterator[tuple[int, int, int]]:
+        position = len(self.header)
         for tensor in self.tensors:
             for begin, end in tensor.ranges:
-                if pending is not None and pending[1] == begin:
-                    pending = (pending[0], end)
-                    continue
-                if pending is not None:
-                    yield start + pending[0], start + pending[1]
-                pending = (begin, end)
-        if pending is not None:
-            yield start + pending[0], start + pending[1]
+                if begin < end:
+                    yield begin, end, position
+                position += end - begin
 
 
 @dataclass(frozen=True)
@@ -102,12 +128,14 @@ class CheckpointPlan:
         index: Content of its index file; None where the old one has none.
         config: Its ``config.json``.
         kept: Block's name -> ids of the experts it keeps.
+        weights: What decided which weights go; part of the digest.
     """
 
     shards: tuple[ShardPlan, ...]
     index: dict[str, Any] | None
     config: dict[str, Any]
     kept: dict[str, list[int]]
+    weights: str = ""
 
     @property
     def bytes(self) -> int:
@@ -134,6 +162,7 @@ class CheckpointPlan:
             ],
             "kept": self.kept,
             "config": self.config,
+            "weights": self.weights,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -143,6 +172,8 @@ def plan_checkpoint(
     blocks: Sequence[StoredBlock],
     kept: Sequence[Sequence[int]],
     config: dict[str, Any],
+    edits: Mapping[str, Mapping[int, MatrixEdit]] | None = None,
+    weights: str = "",
 ) -> CheckpointPlan:
     """Settles every byte of the new checkpoint.
 
@@ -151,6 +182,8 @@ def plan_checkpoint(
         blocks: Its blocks of experts.
         kept: For each block the ids that stay, in their new order.
         config: The new ``config.json``.
+        edits: File -> matrices with weights to zero, by the first byte of their range.
+        weights: As in `CheckpointPlan`.
     """
     parts: dict[str, tuple[Part, Mapping[int, int], int]] = {}
     for block, ids in zip(blocks, kept, strict=True):
@@ -161,12 +194,10 @@ def plan_checkpoint(
     for file, shard in checkpoint.shards.items():
         tensors = tuple(_tensors(shard, parts))
         if tensors:
-            shards.append(ShardPlan(file, shard, tensors))
+            shards.append(ShardPlan(file, shard, tensors, (edits or {}).get(file, {})))
     by_name = {block.name: list(ids) for block, ids in zip(blocks, kept, strict=True)}
-    plan = CheckpointPlan(tuple(shards), None, config, by_name)
-    if checkpoint.index is None:
-        return plan
-    return CheckpointPlan(plan.shards, _index(checkpoint, plan), config, by_name)
+    plan = CheckpointPlan(tuple(shards), None, config, by_name, weights)
+    return plan if checkpoint.index is None else replace(plan, index=_index(checkpoint, plan))
 
 
 def _tensors(shard: Shard, parts: Mapping[str, tuple[Part, Mapping[int, int], int]]) -> Iterator[TensorPlan]:

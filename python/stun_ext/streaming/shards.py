@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stun_ext.safetensors_file import Header, StoredTensor, check_complete, map_tensor, read_header
+from stun_ext.streaming.parts import num_weights
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -68,6 +69,27 @@ class StoredCheckpoint:
         """All tensors, file by file, in the order in which they are stored."""
         for shard in self.shards.values():
             yield from shard.in_order
+
+    def without(self, names: Iterable[str]) -> StoredCheckpoint:
+        """The checkpoint as if some of its tensors were not in it."""
+        gone = set(names)
+        shards = {
+            file: replace(
+                shard,
+                header=replace(
+                    shard.header,
+                    tensors={name: t for name, t in shard.header.tensors.items() if name not in gone},
+                ),
+            )
+            for file, shard in self.shards.items()
+        }
+        index = self.index
+        if index is not None and "total_parameters" in (index.get("metadata") or {}):
+            lost = sum(num_weights(name, self.tensor(name)) for name in gone)
+            metadata = {**index["metadata"], "total_parameters": index["metadata"]["total_parameters"] - lost}
+            index = {**index, "metadata": metadata}
+        file_of = {name: file for name, file in self.file_of.items() if name not in gone}
+        return StoredCheckpoint(self.folder, self.config, shards, index, file_of)
 
     def mapped(self, name: str) -> Any:
         """A tensor of floating-point numbers where it lies: (array, "bfloat16" for its bits as uint16 or None)."""

@@ -166,9 +166,8 @@ def test_config_that_contradicts(change, words, source, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"weight_method": "magnitude"}, "weight_method must be none"),
         ({"per_layer": "global"}, "per_layer must be 'uniform' for this arctic model"),
-        ({"representative": "mean"}, "representative must be nearest or router"),
+        ({"representative": "mean"}, "representative must be nearest or router or score"),
         ({"scope": ("experts", "attention")}, "scope must be experts"),
         ({"criterion": "reap"}, "need calibration data"),
         ({"expert_sparsity": 0.0}, "would keep all 8 experts"),

@@ -8,7 +8,10 @@ import random
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from stored_models import arctic, tree, write
@@ -29,7 +32,12 @@ _EVENTS = {
 }
 
 
-def _run_in_child(source: Path, out: Path, kill_at: int, force: bool) -> int | None:
+_BOTH_STAGES = {"weight_method": "magnitude", "sparsity": 0.6, "expert_sparsity": 0.5}
+
+
+def _run_in_child(
+    source: Path, out: Path, kill_at: int, force: bool, settings: Mapping[str, Any] = MappingProxyType({})
+) -> int | None:
     """Prunes in a forked process that kills itself before its `kill_at`-th step on files of `out`.
 
     Returns:
@@ -52,7 +60,8 @@ def _run_in_child(source: Path, out: Path, kill_at: int, force: bool) -> int | N
 
         try:
             sys.addaudithook(count)
-            prune_checkpoint(source, out, sparsity=0.5, force=force, progress=tick)
+            settings = settings or {"sparsity": 0.5}
+            prune_checkpoint(source, out, force=force, progress=tick, **settings)
             os.write(writer, steps.to_bytes(4, "little"))
         except BaseException:
             traceback.print_exc()
@@ -69,11 +78,15 @@ def _run_in_child(source: Path, out: Path, kill_at: int, force: bool) -> int | N
     return int.from_bytes(content, "little")
 
 
-@pytest.mark.parametrize(("existing", "rounds"), [(False, 18), (True, 9)])
-def test_killed_at_random_points(existing, rounds, tmp_path):
+@pytest.mark.parametrize(
+    ("existing", "rounds", "settings"),
+    [(False, 18, {}), (True, 9, {}), (False, 24, _BOTH_STAGES)],
+    ids=["new", "existing", "both stages"],
+)
+def test_killed_at_random_points(existing, rounds, settings, tmp_path):
     source, out = write(tmp_path / "in", *arctic(), files=4), tmp_path / "out"
     (source / "tokenizer.json").write_text("{}")
-    steps = _run_in_child(source, out, 0, False)
+    steps = _run_in_child(source, out, 0, False, settings)
     assert steps is not None and steps > 30
     whole, before = tree(out), tree(source)
     draw = random.Random(20)
@@ -82,13 +95,13 @@ def test_killed_at_random_points(existing, rounds, tmp_path):
         if not existing:
             _remove(out)
         for kill_at in [draw.randint(1, steps) for _ in range(draw.randint(1, 3))]:
-            killed += _run_in_child(source, out, kill_at, existing) is None
+            killed += _run_in_child(source, out, kill_at, existing, settings) is None
             # With force, the old checkpoint is aside for a moment; it and the new one have the same bytes here.
             assert not out.exists() or tree(out) == whole
             if out.exists() and not existing:
                 break
         if existing or not out.exists():
-            assert _run_in_child(source, out, 0, existing) is not None
+            assert _run_in_child(source, out, 0, existing, settings) is not None
             assert not output.partial_of(out).exists()
         assert tree(out) == whole
         assert tree(source) == before
