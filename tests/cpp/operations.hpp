@@ -9,6 +9,7 @@
 #include "stun_ext/allocation.hpp"
 #include "stun_ext/cluster.hpp"
 #include "stun_ext/distance.hpp"
+#include "stun_ext/experts.hpp"
 #include "stun_ext/mask.hpp"
 #include "stun_ext/matmul.hpp"
 #include "stun_ext/saliency.hpp"
@@ -192,6 +193,32 @@ inline const std::vector<Operation>& all_operations() {
            MatrixView out = y.view();
            out = {out.data, 1, rows, rows, 1, DType::f32};
            dense_matmul(x, in.whole.view(), out, e);
+           return y.bytes();
+         }},
+        {"expert_forward",
+         [](Executor& e) {
+           // Four experts, of parts of one matrix; without a gate, and of a function that keeps whole numbers whole.
+           ExpertFunction function;
+           function.activation = Activation::relu;
+           function.is_gated = false;
+           constexpr std::int64_t hidden = 256, intermediate = 32;
+           const auto part = [](std::int64_t first_row, std::int64_t of_rows, std::int64_t of_cols) {
+             ConstMatrixView view = in.whole.view();
+             view.data = static_cast<const unsigned char*>(view.data) +
+                         static_cast<std::size_t>(first_row * view.row_stride) * size_of(view.dtype);
+             view.rows = of_rows;
+             view.cols = of_cols;
+             return view;
+           };
+           std::vector<ExpertWeight> up, down;
+           for (std::int64_t expert = 0; expert < 4; ++expert) {
+             up.emplace_back(pack(part(expert, intermediate, hidden), e));
+             down.emplace_back(part(expert, hidden, intermediate));
+           }
+           Matrix index(DType::i64, rows, 2), y(DType::f32, rows, hidden);
+           index.fill([](std::int64_t r, std::int64_t j) { return static_cast<double>((r * 5 + j) % 4); });
+           expert_forward(part(0, rows, hidden), index.view(), part(0, rows, 2), Experts(up, down, function), y.view(),
+                          e);
            return y.bytes();
          }},
         {"apply_mask",
