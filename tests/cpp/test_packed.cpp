@@ -158,6 +158,11 @@ TEST(Packed, HostileBuffersAreRefused) {
   for (int i = 0; i < 4; ++i) masks[static_cast<std::size_t>(i)] = ~0u;
   expect_error(make(6, 40, DType::bf16), {"[from_buffers] values must hold"});
   std::copy(good.masks().begin(), good.masks().end(), masks.begin());
+  // One more, which the zeros after the last one would hide.
+  ASSERT_NE(masks[1], ~0u);
+  masks[1] |= masks[1] + 1;
+  expect_error(make(6, 40, DType::bf16), {"[from_buffers] masks must announce as many values as there are, got"});
+  std::copy(good.masks().begin(), good.masks().end(), masks.begin());
   values.back() = std::byte{1};
   expect_error(make(6, 40, DType::bf16), {"[from_buffers] values must end with zero bytes"});
   values.back() = std::byte{0};

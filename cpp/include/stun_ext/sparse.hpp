@@ -56,7 +56,7 @@ class PackedMatrix {
   /// to 64.
   /// @param masks   kPackedRows · ceil(rows / kPackedRows) · ceil(cols / kPackedCols), aligned to 4, better to 64.
   /// @throws std::invalid_argument if a size, an alignment or the number of bits set is wrong, if a bit outside of the
-  ///         matrix is set, or if the bytes after the last value are not zero.
+  ///         matrix is set, if the bytes after the last value are not zero, or if that is +0.
   static PackedMatrix from_buffers(std::int64_t rows, std::int64_t cols, DType dtype, Span<const std::byte> values,
                                    Span<const std::uint32_t> masks, Executor& executor = default_executor());
 

@@ -325,6 +325,13 @@ PackedMatrix PackedMatrix::from_buffers(std::int64_t rows, std::int64_t cols, DT
   for (auto i = static_cast<std::size_t>(nnz) * size_of(dtype); i < values.size(); ++i) {
     if (values[i] != std::byte{0}) fail(kOperation, "values must end with zero bytes, got another at byte ", i);
   }
+  // Zeros follow the last value: as much as they would hide, so many bits too many would be weights of +0, which are
+  // never packed.
+  const auto last = static_cast<std::size_t>(nnz) * size_of(dtype);
+  if (nnz > 0 && std::all_of(values.data() + last - size_of(dtype), values.data() + last,
+                             [](std::byte byte) { return byte == std::byte{0}; })) {
+    fail(kOperation, "masks must announce as many values as there are, got ", nnz, ", the last of which is +0");
+  }
 
   PackedMatrix matrix;
   matrix.rows_ = rows;
