@@ -39,7 +39,7 @@ void apply(const ExpertFunction& function, float* h, std::int64_t intermediate) 
       return apply_in_place(function, h, intermediate, [alpha](float z) { return z / (1.0f + std::exp(-alpha * z)); });
     case Activation::gelu:
       return apply_in_place(function, h, intermediate,
-                            [](float z) { return 0.5f * z * (1.0f + std::erf(z * 0.7071067811865476f)); });
+                            [](float z) { return 0.5f * z * std::erfc(-z * 0.7071067811865476f); });
     case Activation::gelu_tanh:
       return apply_in_place(function, h, intermediate, gelu_tanh);
     case Activation::relu:
