@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import shlex
+import sys
 
 _parser = argparse.ArgumentParser()
 _parser.add_argument("--threads", type=int, default=2, help="of torch and of the packed products (2)")
@@ -71,7 +73,7 @@ def random_model(layers: int, sparsity: float) -> Qwen3MoeForCausalLM:
 def main() -> None:
     """Prints a table."""
     torch.set_num_threads(OPTIONS.threads)
-    command = f"python decode.py --threads {OPTIONS.threads} --layers {OPTIONS.layers}"
+    command = shlex.join(["python", "decode.py", *sys.argv[1:]])
     print(f"- {OPTIONS.threads} threads; torch {torch.__version__}, transformers {transformers.__version__}")
     print(f"- {datetime.date.today()}, `{command}`\n")
     print(

@@ -47,8 +47,7 @@ class SafetensorsFile {
   ConstMatrixView matrix(const std::string& name) const;
 
  private:
-  struct File;
-  std::shared_ptr<const File> file_;
+  std::shared_ptr<const void> file_;
 };
 
 }  // namespace stun_ext

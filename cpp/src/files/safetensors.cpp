@@ -107,9 +107,8 @@ bool read_entry(const Json& entry, Span<const std::byte> data, StoredTensor& ten
   return true;
 }
 
-}  // namespace
-
-struct SafetensorsFile::File {
+/// What a SafetensorsFile shares.
+struct File {
   explicit File(const std::string& of_path) : path(of_path), mapping(of_path) { read(mapping.bytes()); }
   File(const std::string& name, Span<const std::byte> content) : path(name) { read(content); }
 
@@ -148,22 +147,26 @@ struct SafetensorsFile::File {
   std::vector<std::pair<std::string, std::string>> metadata;
 };
 
+const File& of(const std::shared_ptr<const void>& file) noexcept { return *static_cast<const File*>(file.get()); }
+
+}  // namespace
+
 SafetensorsFile::SafetensorsFile(const std::string& path) : file_(std::make_shared<const File>(path)) {}
 SafetensorsFile::SafetensorsFile(const std::string& name, Span<const std::byte> content)
     : file_(std::make_shared<const File>(name, content)) {}
 
-const std::string& SafetensorsFile::path() const noexcept { return file_->path; }
-Span<const StoredTensor> SafetensorsFile::tensors() const noexcept { return file_->tensors; }
+const std::string& SafetensorsFile::path() const noexcept { return of(file_).path; }
+Span<const StoredTensor> SafetensorsFile::tensors() const noexcept { return of(file_).tensors; }
 
 const std::string* SafetensorsFile::metadata(const std::string& key) const noexcept {
-  for (const auto& [known, value] : file_->metadata) {
+  for (const auto& [known, value] : of(file_).metadata) {
     if (known == key) return &value;
   }
   return nullptr;
 }
 
 const StoredTensor* SafetensorsFile::find(const std::string& name) const noexcept {
-  const auto& tensors = file_->tensors;
+  const auto& tensors = of(file_).tensors;
   const auto found = std::lower_bound(tensors.begin(), tensors.end(), name,
                                       [](const StoredTensor& a, const std::string& b) { return a.name < b; });
   return found != tensors.end() && found->name == name ? &*found : nullptr;

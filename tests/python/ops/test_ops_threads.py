@@ -45,6 +45,9 @@ def workloads() -> dict[str, Callable[[], Any]]:
     mask = rng.random(W.shape) < 0.5
     target = W.copy()
     packed, tokens = ops.pack(W * mask), W[:300]
+    halves = [W[:500], W[500:]]
+    experts = ops.Experts(halves, [half.T.copy() for half in halves], is_gated=False)
+    ids = np.arange(600).reshape(300, 2) % 3
     return {
         "pairwise_distances": lambda: ops.pairwise_distances(rows),
         "coactivation_distances": lambda: ops.coactivation_distances(counts),
@@ -68,13 +71,23 @@ def workloads() -> dict[str, Callable[[], Any]]:
         "unpack": lambda: ops.unpack(packed, target),
         "packed_matmul": lambda: ops.packed_matmul(tokens, packed),
         "dense_matmul": lambda: ops.dense_matmul(tokens, W),
+        "expert_forward": lambda: ops.expert_forward(W[:300], ids, norms[:600].reshape(300, 2), experts),
     }
 
 
 OPS = [
     name
     for name in ops.__all__
-    if name not in {"Allocation", "PackedMatrix", "build_info", "cpu_info", "num_threads", "set_num_threads"}
+    if name
+    not in {
+        "Allocation",
+        "Experts",
+        "PackedMatrix",
+        "build_info",
+        "cpu_info",
+        "num_threads",
+        "set_num_threads",
+    }
 ]
 
 
