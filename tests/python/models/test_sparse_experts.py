@@ -13,6 +13,7 @@ import torch
 from model_families import CONFIGS, clone, logits, make_model, zero_weights
 
 import stun_ext
+from stun_ext import experts_backend
 from stun_ext.experts_backend import PackedExperts, experts_forward, packed_experts
 from stun_ext.models import analyze
 
@@ -43,6 +44,21 @@ def test_logits_and_greedy_tokens_are_the_dense_models(family, sparsity):
     torch.testing.assert_close(logits(packed), logits(dense), **TOLERANCE)
     tokens = torch.tensor([[5, 6, 7, 8]])
     assert torch.equal(generate(packed, tokens), generate(dense, tokens))
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "nemotron_h"])
+def test_functions_that_the_core_does_not_know_stay_the_modules_own(family, monkeypatch):
+    dense = pruned(family)
+    packed = clone(dense)
+    stun_ext.sparsify(packed)
+    fused = logits(packed)
+    again = clone(dense)
+    asked = []
+    monkeypatch.setattr(experts_backend, "expert_function", lambda module: asked.append(module))
+    stun_ext.sparsify(again)
+    torch.testing.assert_close(logits(again), logits(dense), **TOLERANCE)
+    torch.testing.assert_close(logits(again), fused, **TOLERANCE)
+    assert asked
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
