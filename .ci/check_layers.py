@@ -40,8 +40,8 @@ EXCEPTIONS = frozenset(
         ("cpp/src/files/safetensors.cpp", "sys/mman.h"),
         ("cpp/src/files/safetensors.cpp", "sys/stat.h"),
         ("cpp/src/files/safetensors.cpp", "unistd.h"),
-        ("bindings/torch_threads.cpp", "dlfcn.h"),  # the OpenMP runtime that torch has loaded
-        ("bindings/torch_threads.cpp", "unistd.h"),
+        ("bindings/openmp_executor.cpp", "dlfcn.h"),  # the OpenMP runtime that torch has loaded
+        ("bindings/openmp_executor.cpp", "unistd.h"),
     }
 )
 KERNEL = frozenset({"cstdint", "cstddef", "immintrin.h", "arm_neon.h", "arm_sve.h"})

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "array.hpp"
+#include "openmp_executor.hpp"
 #include "stun_ext/experts.hpp"
 #include "stun_ext/matmul.hpp"
-#include "torch_threads.hpp"
 
 namespace stun_ext::python {
 namespace {
@@ -80,7 +80,7 @@ void multiply_packed(const py::object& x, const Packed& packed, const py::object
   const Array tokens({"packed_matmul", "x"}, x, Access::read, {2}, kWeights, dtype);
   const Array result({"packed_matmul", "out"}, out, Access::write, {2}, kWeights, dtype);
   const py::gil_scoped_release release;
-  packed_matmul(tokens.view(), packed.matrix, result.mutable_view(), torch_threads());
+  packed_matmul(tokens.view(), packed.matrix, result.mutable_view(), openmp_executor());
 }
 
 void multiply_dense(const py::object& x, const py::object& w, const py::object& out, const BitsName& dtype) {
@@ -88,7 +88,7 @@ void multiply_dense(const py::object& x, const py::object& w, const py::object& 
   const Array weight({"dense_matmul", "W"}, w, Access::read, {2}, kWeights, dtype);
   const Array result({"dense_matmul", "out"}, out, Access::write, {2}, kWeights, dtype);
   const py::gil_scoped_release release;
-  dense_matmul(tokens.view(), weight.view(), result.mutable_view(), torch_threads());
+  dense_matmul(tokens.view(), weight.view(), result.mutable_view(), openmp_executor());
 }
 
 /// The experts of a layer, and what their weights lie in.
@@ -161,7 +161,7 @@ void forward(const py::object& x, const py::object& top_k_index, const py::objec
   const Array weights({kOperation, "top_k_weights"}, top_k_weights, Access::read, {2}, kWeights);
   const Array result({kOperation, "out"}, out, Access::write, {2}, kWeights, dtype);
   const py::gil_scoped_release release;
-  expert_forward(tokens.view(), index.view(), weights.view(), *layer.experts, result.mutable_view(), torch_threads());
+  expert_forward(tokens.view(), index.view(), weights.view(), *layer.experts, result.mutable_view(), openmp_executor());
 }
 
 }  // namespace

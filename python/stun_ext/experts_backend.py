@@ -68,7 +68,7 @@ class PackedExperts:
         biases = [getattr(module, name), module.down_proj_bias] if module.has_bias else [None, None]
         made_for = [None if bias is None else (bias.data_ptr(), bias.dtype) for bias in biases]
         if made_for != self._made_for:
-            function = expert_function(module)
+            self._block, function = None, expert_function(module)
             if function is not None:
                 function |= {"up_bias": biases[0], "down_bias": biases[1]}
                 self._block = ops.Experts(self.up, self.down, **function)

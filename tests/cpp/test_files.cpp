@@ -322,7 +322,24 @@ TEST(PackedFile, IsMapped) {
     unpack(std::get<PackedMatrix>(weight), out.view());
     for (std::int64_t r = 0; r < 5; ++r) EXPECT_EQ(out.get(r, 2), packed.down.get(r, 2));
   }
+  // Experts keep the file mapped, though nobody else does.
+  packed.experts = R"([{"name":"m.up_proj","num_experts":1,"shape":[6,5],"dtype":"bfloat16"},)"
+                   R"({"name":"m.down_proj","num_experts":1,"shape":[5,6],"dtype":"bfloat16"}])";
+  packed.tensors.clear();
+  packed.data.clear();
+  packed.add("m.up_proj.0", pack(packed.up.view()));
+  packed.add("m.down_proj.0", pack(PackedContent::weight(5, 6, 0.5).view()));
+  {
+    const Content content = packed.content();
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(content.span().data()),
+               static_cast<std::streamsize>(content.span().size()));
+  }
+  const Experts experts = PackedFile(path).experts("m");
   std::remove(path.c_str());
+  Matrix out(DType::bf16, 6, 5);
+  unpack(std::get<PackedMatrix>(experts.up()[0]), out.view());
+  for (std::int64_t r = 0; r < 6; ++r) EXPECT_EQ(out.get(r, 4), packed.up.get(r, 4));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <variant>
 #include <vector>
 
@@ -39,7 +40,8 @@ struct ExpertFunction {
 /// does not pay.
 using ExpertWeight = std::variant<PackedMatrix, ConstMatrixView>;
 
-/// The routed experts of a layer, checked; what is dense or lies in the caller's buffers must outlive it.
+/// The routed experts of a layer, checked; what is dense or lies in the caller's buffers must outlive it, while those
+/// of PackedFile::experts keep the file mapped.
 class Experts {
  public:
   /// @param up         for each of E experts [I, H], or [2 I, H] if gated.
@@ -61,10 +63,13 @@ class Experts {
   ConstMatrixView down_bias() const noexcept { return down_bias_; }
 
  private:
+  friend class PackedFile;
+
   std::vector<ExpertWeight> up_, down_;
   ExpertFunction function_;
   ConstMatrixView up_bias_, down_bias_;
   std::int64_t hidden_size_ = 0, intermediate_size_ = 0;
+  std::shared_ptr<const void> storage_;  ///< the file that they lie in, if any
 };
 
 /// y[t] = Σ_j top_k_weights[t, j] · down_e(a_e(x[t])) with e = top_k_index[t, j]: the expert block of a layer, from the

@@ -40,7 +40,8 @@ class PackedFile {
   ExpertWeight matrix(const PackedParameter& parameter, std::int64_t expert,
                       Executor& executor = default_executor()) const;
 
-  /// All experts of a module: its parameters are `module`.gate_up_proj or `module`.up_proj, and `module`.down_proj.
+  /// All experts of a module, which keep the file mapped: its parameters are `module`.gate_up_proj or `module`.up_proj,
+  /// and `module`.down_proj.
   /// @param function  as in Experts; is_gated is set by the parameter's name.
   /// @throws std::invalid_argument if there are none, or as matrix() and Experts.
   Experts experts(const std::string& module, ExpertFunction function = {}, ConstMatrixView up_bias = {},

@@ -27,7 +27,6 @@ struct stun_ext_packed_file {
 
 struct stun_ext_experts {
   Experts experts;
-  std::optional<PackedFile> file;  ///< in which they lie
 };
 
 namespace {
@@ -179,10 +178,9 @@ stun_ext_status stun_ext_experts_create(const stun_ext_expert_weight* up, int64_
     constexpr const char* kOperation = "experts_create";
     stun_ext_experts*& out = handle(kOperation, "experts", experts);
     const Options known = options_of(kOperation, options);
-    out = new stun_ext_experts{
-        Experts(weights(kOperation, "up", up, up_size), weights(kOperation, "down", down, down_size), known.function,
-                known.up_bias, known.down_bias),
-        std::nullopt};
+    out = new stun_ext_experts{Experts(weights(kOperation, "up", up, up_size),
+                                       weights(kOperation, "down", down, down_size), known.function, known.up_bias,
+                                       known.down_bias)};
   });
 }
 
@@ -230,7 +228,6 @@ stun_ext_status stun_ext_packed_file_experts(const stun_ext_packed_file* file, c
     const PackedFile& known = c::at(kOperation, "file", file).file;
     const Options given = options_of(kOperation, options);
     out = new stun_ext_experts{
-        known.experts(text(kOperation, "module", module), given.function, given.up_bias, given.down_bias, runs_on),
-        known};
+        known.experts(text(kOperation, "module", module), given.function, given.up_bias, given.down_bias, runs_on)};
   });
 }

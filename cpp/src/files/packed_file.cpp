@@ -130,7 +130,9 @@ Experts PackedFile::experts(const std::string& module, ExpertFunction function, 
     of_up.push_back(matrix(*up, expert, executor));
     of_down.push_back(matrix(*down, expert, executor));
   }
-  return Experts(std::move(of_up), std::move(of_down), function, up_bias, down_bias);
+  Experts experts(std::move(of_up), std::move(of_down), function, up_bias, down_bias);
+  experts.storage_ = std::make_shared<const SafetensorsFile>(file_);
+  return experts;
 }
 
 }  // namespace stun_ext

@@ -168,7 +168,7 @@ class Forward {
     executor_.parallel_for(parts, std::max<std::int64_t>(1, parts * tokens_per_task / pairs), task);
   }
 
-  /// Groups of rows for one part, of the work on `tasks` matrices.
+  /// Groups of rows for one part, of the work on so many `matrices`.
   std::int64_t groups_per_part(std::int64_t rows, std::int64_t cols, std::int64_t matrices) const noexcept {
     return std::min(packed_groups_per_task(rows * matrices, cols, kTileGroups, executor_),
                     (packed_groups(rows) + kTileGroups - 1) / kTileGroups * kTileGroups);

@@ -24,9 +24,7 @@ from stun_ext.streaming.copy import Tick, finish, write_shard
 from stun_ext.streaming.plan import CheckpointPlan, ShardPlan
 from stun_ext.streaming.zeroing import zero_matrices
 
-_ZEROS = (
-    "zeros"  # beside the files, how many weights of each are zero: the report of a resumed run is complete
-)
+_ZEROS = "zeros"  # beside the files, so that the report of a resumed run is complete
 
 
 def partial_of(out: Path) -> Path:

@@ -31,6 +31,22 @@ def test_it_writes_what_it_says(invoke, olmoe: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_it_zeroes_weights_by_magnitude(invoke, olmoe: Path, tmp_path: Path) -> None:
+    streamed, in_memory = tmp_path / "streamed", tmp_path / "in_memory"
+    options = ("--sparsity", "0.5", "--expert-sparsity", "0.25", "--weight-method", "magnitude")
+    result = invoke("prune", olmoe, streamed, "--streaming", *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    document, after = json.loads(result.stdout), load_file(streamed / "model.safetensors")
+    for layer in document["layers"]:
+        found = [w for name, w in after.items() if f"layers.{layer['index']}.mlp.experts." in name]
+        assert layer["zeros"] == sum(int((w == 0).sum()) for w in found) > 0
+    assert document["sparsity"] == pytest.approx(0.5, abs=0.01)
+    again = invoke("prune", olmoe, in_memory, *options, "--no-calibration")
+    assert again.exit_code == 0, again.stderr
+    other = load_file(in_memory / "model.safetensors")
+    assert after.keys() == other.keys() and all(torch.equal(after[name], other[name]) for name in after)
+
+
 def test_dry_run_tells_the_bytes(invoke, olmoe: Path, tmp_path: Path) -> None:
     result = invoke("prune", olmoe, tmp_path / "out", "--streaming", "--sparsity", "0.5", "--dry-run")
     assert result.exit_code == 0, result.stderr

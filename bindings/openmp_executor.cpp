@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "torch_threads.hpp"
+#include "openmp_executor.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -78,7 +78,7 @@ class OpenMPExecutor final : public Executor {
 
 }  // namespace
 
-Executor& torch_threads() noexcept {
+Executor& openmp_executor() noexcept {
   static std::atomic<bool> is_there{false};
   if (!is_there.load(std::memory_order_acquire)) {
     if (find<Parallel>("GOMP_parallel") == nullptr) return default_executor();  // torch may be imported later
@@ -90,7 +90,7 @@ Executor& torch_threads() noexcept {
 
 #else
 
-Executor& torch_threads() noexcept { return default_executor(); }
+Executor& openmp_executor() noexcept { return default_executor(); }
 
 #endif
 
